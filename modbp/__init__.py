@@ -1,0 +1,36 @@
+"""modbp: modified-backpropagation attributions, and the theorems about them, made executable."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from modbp import attr as attr
+    from modbp import images as images
+    from modbp import metrics as metrics
+    from modbp import zoo as zoo
+    from modbp.attr import METHODS as METHODS
+    from modbp.attr import make as make
+    from modbp.errors import InputError as InputError
+    from modbp.errors import UnsupportedModelError as UnsupportedModelError
+
+_MODULES = ("attr", "backward", "claims", "composite", "images", "metrics", "plot", "rules", "walkthrough", "zoo")
+_NAMES = {
+    "METHODS": "modbp.attr",
+    "make": "modbp.attr",
+    "InputError": "modbp.errors",
+    "UnsupportedModelError": "modbp.errors",
+}
+__all__ = [*_MODULES, *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazily, so that a command that only checks its arguments does not wait for PyTorch.
+    if name in _MODULES:
+        return importlib.import_module(f"modbp.{name}")
+    if name in _NAMES:
+        return getattr(importlib.import_module(_NAMES[name]), name)
+    raise AttributeError(f"module 'modbp' has no attribute {name!r}")

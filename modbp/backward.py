@@ -1,0 +1,499 @@
+"""Run a model with rules in place, and send relevance from any point of it back to any other.
+
+A rule is a custom backward of an operation, and an attribution is ordinary autograd under substituted backwards. A
+`torch.overrides.TorchFunctionMode` watches every operation that the model calls, from wherever it calls it, and
+replaces the ones that a rule acts on. The model is never changed: no hook is left on it and no weight is
+overwritten, and a functional, a reused or an in-place ReLU is caught like any other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
+
+from modbp.composite import Composite
+from modbp.errors import InputError, UnsupportedModelError
+
+INPUT, OUTPUT = "input", "output"
+"""The names of the two ends of a model, beside the names of its modules."""
+
+Tensors = Tensor | tuple[Tensor, ...]
+
+
+class _RuledReLU(torch.autograd.Function):
+    """A ReLU whose backward pass is a rule."""
+
+    generate_vmap_rule = True  # many start vectors go back through one graph
+
+    @staticmethod
+    def forward(x: Tensor, rule: Any) -> Tensor:
+        return x.clamp(min=0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.rule = inputs[1]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+        (activation,) = ctx.saved_tensors
+        return ctx.rule(relevance, activation), None
+
+
+_RELU = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
+_CLAMP = {
+    *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
+    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
+}
+_THRESHOLD = {F.threshold, torch.threshold, getattr(torch, "threshold_")}  # noqa: B009, unknown to type checkers
+_OTHER_RECTIFIERS = {
+    function
+    for name in (
+        *("relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_"),
+        *("selu", "selu_", "celu", "celu_", "gelu", "silu", "mish", "softplus", "hardswish", "glu", "softshrink"),
+    )
+    for function in (getattr(F, name), getattr(torch, name, None), getattr(Tensor, name, None))
+    if function is not None
+}
+_BATCH_NORM = {F.batch_norm, torch.batch_norm}
+
+
+def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _is_zero(bound: Any) -> bool:
+    return isinstance(bound, int | float) and bound == 0
+
+
+def _kind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+    """Return "relu", "other rectifier", or None for an operation that no rule of today acts on."""
+    if function in _RELU:
+        return "relu"
+    if function in _CLAMP:
+        low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
+        if _is_zero(low):
+            return "relu" if high is None else "other rectifier"
+    if function in _THRESHOLD:
+        below, value = _argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value")
+        return "relu" if _is_zero(below) and _is_zero(value) else "other rectifier"
+    return "other rectifier" if function in _OTHER_RECTIFIERS else None
+
+
+def _twins() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """Map each in-place arithmetic method of a tensor to the out-of-place method of the same name."""
+    dunder = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__ipow__": "pow"}
+    plain = (
+        *("add", "sub", "mul", "div", "pow", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "square", "reciprocal"),
+        *("sigmoid", "tanh", "clamp", "clip", "clamp_min", "clamp_max", "addcmul", "addcdiv", "masked_fill", "relu"),
+        *("subtract", "multiply", "divide", "true_divide", "lerp", "sin", "cos", "index_add"),
+    )
+    names = {**dunder, **{f"{name}_": name for name in plain if hasattr(Tensor, f"{name}_")}}
+    twins = {getattr(Tensor, inplace): getattr(Tensor, name) for inplace, name in names.items()}
+    functions = {
+        "relu_": "relu",
+        "clamp_": "clamp",
+        "clip_": "clip",
+        "clamp_min_": "clamp_min",
+        "threshold_": "threshold",
+    }
+    return twins | {getattr(torch, inplace): getattr(torch, name) for inplace, name in functions.items()}
+
+
+_TWINS = _twins()
+
+
+def _is_inplace(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if function is F.relu:
+        return _argument(args, kwargs, 1, "inplace", False) is True
+    return function in _TWINS or kwargs.get("inplace") is True
+
+
+def _out_of_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    if function in _TWINS:
+        return _TWINS[function](*args, **kwargs)
+    if function is F.relu:
+        return F.relu(_argument(args, kwargs, 0, "input"))
+    return function(*args, **{**kwargs, "inplace": False})
+
+
+class _Substitution(TorchFunctionMode):
+    """Calls every operation that a rule acts on with the rule as its backward pass.
+
+    In-place operations become out-of-place ones, or they would overwrite what a rule has saved. The name that pointed
+    at the overwritten tensor must then point at the new one, also where the model ignores what the operation returns
+    (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output.
+    """
+
+    def __init__(self, composite: Composite, layer: Callable[[], str]) -> None:
+        super().__init__()
+        self.composite, self.layer = composite, layer
+        self.hits = 0
+        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}  # id of the old tensor, which is kept alive, to both
+        self._viewed: set[int] = set()
+
+    def follow(self, value: Any) -> Any:
+        """Return `value` with each tensor that an in-place operation has overwritten replaced by its successor."""
+        return tree_map_only(Tensor, self._successor, value) if self._replaced else value
+
+    def _successor(self, tensor: Tensor) -> Tensor:
+        while id(tensor) in self._replaced:
+            tensor = self._replaced[id(tensor)][1]
+        return tensor
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        overwritten = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("input")
+        args, kwargs = self.follow(args), self.follow(kwargs)
+        inplace = _is_inplace(func, args, kwargs)
+        rule = self._rule(func, args, kwargs)
+        if rule is not None:
+            result = _RuledReLU.apply(_argument(args, kwargs, 0, "input"), rule)
+            return self._written(overwritten, result) if inplace else result
+        if inplace and isinstance(overwritten, Tensor) and self._successor(overwritten).requires_grad:
+            result = _out_of_place(func, args, kwargs)
+            return self._written(overwritten, result.to(overwritten.dtype))
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor) and result._base is not None:
+            self._viewed.add(id(result._base))
+        return result
+
+    def _rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
+        kind = _kind(func, args, kwargs)
+        if kind is None or not self.composite.rules:
+            return None
+        if kind == "other rectifier" and self.composite.rule_for("relu", self.layer()) is not None:
+            raise UnsupportedModelError(
+                f"{self.composite.name} has a rule for ReLU and none for {func.__name__}, which {self._where()} calls;"
+                " allowed are models whose rectifiers are ReLUs."
+            )
+        rule = self.composite.rule_for(kind, self.layer())
+        if rule is not None:
+            self.hits += 1
+            if not torch.is_grad_enabled():
+                raise UnsupportedModelError(
+                    f"{self._where()} runs with gradients switched off (torch.no_grad, or reentrant checkpointing), so"
+                    f" no relevance can come back through it; {self.composite.name} needs them on."
+                )
+        return rule
+
+    def _where(self) -> str:
+        return f"layer {self.layer()!r}" if self.layer() else "the model"
+
+    def _written(self, overwritten: Any, result: Tensor) -> Tensor:
+        """Make `result` the value of the overwritten tensor, and return that value."""
+        current = self._successor(overwritten)
+        if current._base is not None or id(current) in self._viewed:
+            # Other tensors share this memory and must see the change, so here the operation really writes.
+            return current.copy_(result)
+        if result is not overwritten:
+            self._replaced[id(current)] = (current, result)
+        return result
+
+
+class _Recorder:
+    """Notes the outputs of chosen modules while a model runs, and which module is running.
+
+    The hooks are torch's global ones, filtered by module and thread, so that the model's own are never touched.
+    """
+
+    def __init__(self, model: Callable[..., Any], layers: Sequence[str]) -> None:
+        self.names = {m: name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
+        self.model, self.wanted = model, set(layers)
+        self.outputs: dict[str, list[Any]] = {name: [] for name in layers}
+        self._stack: list[str] = []
+        self._thread = threading.get_ident()
+
+    def layer(self) -> str:
+        """Return the name of the innermost module that is running, "" outside of any."""
+        return self._stack[-1] if self._stack else ""
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if threading.get_ident() == self._thread and module in self.names:
+            self._stack.append(self.names[module])
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == self._thread and module in self.names:
+            name = self._stack.pop()
+            if name in self.wanted:
+                self.outputs[name].append(output)
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Record for as long as the context lasts."""
+        handles = [
+            nn.modules.module.register_module_forward_pre_hook(self._enter),
+            nn.modules.module.register_module_forward_hook(self._leave),
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+@contextlib.contextmanager
+def _uncompiled() -> Iterator[None]:
+    """Run what torch.compile has compiled as the Python it was made from: compiled code shows no operations."""
+    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and the import takes a second
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
+
+
+@contextlib.contextmanager
+def _buffers_kept(model: Callable[..., Any]) -> Iterator[None]:
+    """Undo what a forward pass in training mode writes into buffers, such as batch norm's running mean."""
+    training = isinstance(model, nn.Module) and any(m.training for m in model.modules())
+    kept = {name: b.clone() for name, b in model.named_buffers()} if training else {}  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        if kept:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():  # type: ignore[attr-defined]
+                    buffer.copy_(kept[name])
+
+
+def _as_tuple(inputs: Any) -> tuple[Any, ...]:
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def check_inputs(inputs: Tensors) -> tuple[Tensor, ...]:
+    """Return the inputs as a tuple of tensors that an attribution can start from.
+
+    Parameters
+    ----------
+    inputs : Tensor or tuple of Tensor, shape (batch, ...)
+
+    Returns
+    -------
+    tuple of Tensor
+
+    Raises
+    ------
+    InputError
+        If an input is no floating-point tensor, is empty, or holds NaN or an infinite value.
+
+    Examples
+    --------
+    >>> len(check_inputs(torch.zeros(2, 3)))
+    1
+    """
+    tensors = _as_tuple(inputs)
+    if not tensors:
+        raise InputError("inputs is an empty tuple; allowed is a tensor or a tuple of tensors.")
+    for i, x in enumerate(tensors):
+        name = "inputs" if not isinstance(inputs, tuple) else f"inputs[{i}]"
+        if not isinstance(x, Tensor):
+            raise InputError(f"{name} is of type {type(x).__name__}; allowed is a torch.Tensor.")
+        if not x.is_floating_point():
+            raise InputError(f"{name} has dtype {x.dtype}; allowed is a floating-point tensor, such as torch.float32.")
+        if x.numel() == 0:
+            raise InputError(f"{name} has shape {tuple(x.shape)} and so no entries; allowed is at least one sample.")
+        if not torch.isfinite(x).all():
+            bad = int((~torch.isfinite(x)).sum())
+            raise InputError(f"{name} holds {bad} values that are NaN or infinite; allowed are finite numbers.")
+    return tensors
+
+
+class Trace:
+    """One forward pass of a model with rules in place, to be walked backwards as often as one likes.
+
+    Parameters
+    ----------
+    model : callable
+        Usually an `nn.Module`; any function of tensors will do, but only the layers of a module have names.
+    inputs : Tensor or tuple of Tensor, shape (batch, ...)
+    composite : Composite
+        Which rule acts on which operation.
+    layers : iterable of str, default ()
+        Names of modules (as in `model.named_modules()`) from or to which relevance will be asked. A module that the
+        model calls more than once has one point a call: `"block.relu:0"`, `"block.relu:1"`, and so on.
+    additional_forward_args : any, optional
+        Passed to the model behind the inputs, as in Captum.
+
+    Attributes
+    ----------
+    output : Tensor
+        What the model returned, shape (batch, ...).
+
+    Raises
+    ------
+    InputError
+        If the inputs or a layer's name are not usable.
+    UnsupportedModelError
+        If the composite's rules would not act on this model as they are meant to.
+
+    Examples
+    --------
+    >>> from modbp.composite import guided_backprop
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    >>> trace = Trace(net, torch.randn(2, 4), guided_backprop(), layers=["1"])
+    >>> maps = trace.relevance(["1", "input"], start=torch.eye(3)[[0, 2]])
+    >>> [tuple(m.shape) for m in maps.values()]
+    [(2, 8), (2, 4)]
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        inputs: Tensors,
+        composite: Composite,
+        layers: Iterable[str] = (),
+        additional_forward_args: Any = None,
+    ) -> None:
+        self._tuple_given = isinstance(inputs, tuple)
+        points = [name for name in dict.fromkeys(layers) if name not in (INPUT, OUTPUT)]
+        recorder = _Recorder(model, [name.rpartition(":")[0] or name for name in points])
+        _check_model(model, composite, recorder)
+        # Detached, so that the caller's tensors keep their flags and the model may treat them as it likes.
+        self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
+        extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
+
+        mode = _Substitution(composite, recorder.layer)
+        with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording(), mode:
+            output = model(*self._inputs, *extra)
+        output = mode.follow(output)
+        if not isinstance(output, Tensor):
+            raise UnsupportedModelError(
+                f"the model returned a {type(output).__name__}; allowed is a model that returns one tensor of logits."
+            )
+        if composite.rules and not mode.hits:
+            raise UnsupportedModelError(
+                f"{composite.name} acts on ReLUs and none was seen while the model ran, so its map would be the plain"
+                " gradient; allowed are models in eager PyTorch that rectify with ReLU."
+            )
+        self.output: Tensor = output
+        self._points: dict[str, Tensor] = {name: _recorded(name, recorder.outputs) for name in points}
+
+    def activation(self, layer: str) -> Tensor:
+        """Return a recorded layer's output in the forward pass, shape (batch, ...), without its graph."""
+        point = self._point(layer)
+        if isinstance(point, tuple):
+            raise InputError("'input' has several tensors, which are known to the caller; allowed are layers' names.")
+        return point.detach()
+
+    def _point(self, name: str) -> Tensors:
+        if name == OUTPUT:
+            return self.output
+        if name == INPUT:
+            return self._inputs if self._tuple_given else self._inputs[0]
+        if name not in self._points:
+            known = ", ".join(map(repr, [INPUT, *self._points, OUTPUT]))
+            raise InputError(f"layer {name!r} was not recorded; allowed are {known}.")
+        return self._points[name]
+
+    def relevance(
+        self,
+        at: Iterable[str] = (INPUT,),
+        *,
+        start: Tensor | None = None,
+        start_at: str = OUTPUT,
+        keep: bool = True,
+    ) -> dict[str, Any]:
+        """Send relevance from one point of the model back to others.
+
+        Parameters
+        ----------
+        at : iterable of str, default ("input",)
+            Where to read the relevance: `"input"`, or layers that were given to `Trace`.
+        start : Tensor, shape of the point `start_at`, or (starts, *that shape)
+            The relevance to start from. With one more dimension in front, each slice is a start of its own, and all
+            go back together through the one graph. By default ones.
+        start_at : str, default "output"
+            Where to start: `"output"`, or a layer that was given to `Trace`.
+        keep : bool, default True
+            Keep the graph for another call. The last call may give it up, which saves memory.
+
+        Returns
+        -------
+        dict from str to Tensor
+            For each name in `at` the relevance there, of the shape of that point (a tuple for `"input"` if the
+            inputs were one), with the dimension of the starts in front if there was one.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown, the start has the wrong shape, or a point does not lie below the start.
+        """
+        names = list(at)
+        source = self._point(start_at)
+        if isinstance(source, tuple):
+            raise InputError("start_at is 'input', below which there is nothing; allowed is 'output' or a layer.")
+        start, batched = _check_start(start, source, start_at)
+        flat = [t for name in names for t in _as_tuple(self._point(name))]
+        try:
+            grads = torch.autograd.grad(
+                source, flat, start, retain_graph=keep, is_grads_batched=batched, allow_unused=True
+            )
+        except RuntimeError as error:
+            if "second time" not in str(error):
+                raise
+            raise InputError(
+                "the graph was given up by an earlier call with keep=False; allowed is keep=True."
+            ) from None
+        found: dict[str, Any] = {}
+        remaining = iter(grads)
+        for name in names:
+            point = self._point(name)
+            here = tuple(next(remaining) for _ in _as_tuple(point))
+            if any(g is None for g in here):
+                raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
+            found[name] = here if isinstance(point, tuple) else here[0]
+        return found
+
+
+def _check_model(model: Callable[..., Any], composite: Composite, recorder: _Recorder) -> None:
+    if not callable(model):
+        raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module or a function of tensors.")
+    scripted = [name or "the model" for m, name in recorder.names.items() if isinstance(m, torch.jit.ScriptModule)]
+    if scripted and composite.rules:
+        raise UnsupportedModelError(
+            f"{scripted[0]} is a TorchScript module, which hides its operations, so {composite.name} cannot act on it;"
+            " allowed are modules in eager PyTorch."
+        )
+    known = set(recorder.names.values())
+    for name in recorder.wanted - known:
+        close = sorted(n for n in known if n and (n in name or name in n))[:5] or sorted(n for n in known if n)[:5]
+        raise InputError(f"the model has no layer {name!r}; allowed are its modules' names, such as {close}.")
+
+
+def _recorded(name: str, outputs: dict[str, list[Any]]) -> Tensor:
+    module, _, call = name.rpartition(":")
+    calls = outputs[module or name]
+    if not calls:
+        raise InputError(f"layer {name!r} did not run; allowed are layers that the model uses.")
+    if not module and len(calls) > 1:
+        raise InputError(f"layer {name!r} ran {len(calls)} times; allowed are '{name}:0' to '{name}:{len(calls) - 1}'.")
+    if module and not (call.isdigit() and int(call) < len(calls)):
+        raise InputError(f"layer {module!r} has no call {call!r}; allowed are 0 to {len(calls) - 1}.")
+    output = calls[int(call) if module else 0]
+    if not isinstance(output, Tensor):
+        raise InputError(
+            f"layer {name!r} returned a {type(output).__name__}; allowed are layers that return one tensor."
+        )
+    return output
+
+
+def _check_start(start: Tensor | None, source: Tensor, name: str) -> tuple[Tensor, bool]:
+    if start is None:
+        return torch.ones_like(source), False
+    batched = isinstance(start, Tensor) and start.dim() == source.dim() + 1
+    if not isinstance(start, Tensor) or (start.shape[1:] if batched else start.shape) != source.shape:
+        given = tuple(start.shape) if isinstance(start, Tensor) else type(start).__name__
+        shape = tuple(source.shape)
+        raise InputError(f"start is {given}; allowed at {name!r} is the shape {shape}, or (starts, *{shape}).")
+    return start.to(source), batched

@@ -1,0 +1,22 @@
+"""Measures on attributions: torch in, torch out, one number per sample."""
+
+from modbp.metrics.similarity import (
+    correlation,
+    cosine,
+    high_pass,
+    high_pass_correlation,
+    pairwise_cosine,
+    relative_difference,
+)
+from modbp.metrics.summary import Summary, summarize
+
+__all__ = [
+    "Summary",
+    "correlation",
+    "cosine",
+    "high_pass",
+    "high_pass_correlation",
+    "pairwise_cosine",
+    "relative_difference",
+    "summarize",
+]

@@ -1,0 +1,238 @@
+"""How alike two maps are, or a map and the image.
+
+Undefined values are NaN and never zero: a constant map has no correlation with anything, which is not the same as a
+correlation of zero.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from modbp.errors import InputError
+
+WINDOW = 9
+"""Side of the square whose mean the high-pass filter subtracts, in pixels."""
+
+ROUNDING = 1e-6
+"""What is left of a float32 map after subtracting its mean counts as nothing below this share of the map's norm."""
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return the cosine of the angle between two maps, no mean removed, per sample.
+
+    .. math:: \cos(a,b)=\frac{\langle a,b\rangle}{\lVert a\rVert\,\lVert b\rVert}
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (batch, ...)
+        Any two shapes that broadcast.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+        In [-1, 1]; NaN where a map is zero or not finite.
+
+    Raises
+    ------
+    InputError
+        If the shapes do not broadcast.
+
+    Examples
+    --------
+    >>> cosine(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    tensor([0.7071], dtype=torch.float64)
+    """
+    a, b = _pair(a, b)
+    return (_unit(a) * _unit(b)).flatten(1).sum(1).clamp(-1, 1)
+
+
+def pairwise_cosine(maps: Tensor) -> Tensor:
+    """Return the mean cosine over all pairs of several maps of the same sample.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (maps, batch, ...)
+        Such as the maps of several classes.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+        NaN where one of the maps is zero or not finite.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than two maps.
+
+    Examples
+    --------
+    >>> pairwise_cosine(torch.eye(3).unsqueeze(1))
+    tensor([0.], dtype=torch.float64)
+    """
+    if len(maps) < 2:
+        raise InputError(f"there are {len(maps)} maps per sample; allowed are at least two.")
+    first, second = torch.triu_indices(len(maps), len(maps), offset=1)
+    units = torch.stack([_unit(m) for m in maps]).flatten(2)
+    gram = torch.einsum("mbi,nbi->mnb", units, units)
+    return gram[first, second].mean(0)
+
+
+def correlation(a: Tensor, b: Tensor) -> Tensor:
+    r"""Return the correlation of two maps with each channel's mean removed first, per sample.
+
+    The mean is removed per channel because a channel's constant is not part of the picture that a map may show, and
+    carries a third of the power of a Deconvolution map (our statement: 1/π in a random three-layer network).
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (batch, channels, height, width)
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+        In [-1, 1]; NaN where a map is constant in every channel or not finite.
+
+    Raises
+    ------
+    InputError
+        If the maps do not have four dimensions, or their shapes do not broadcast.
+
+    Examples
+    --------
+    >>> x = torch.randn(1, 3, 8, 8)
+    >>> correlation(x, 2 * x + 5).round(decimals=4)
+    tensor([1.], dtype=torch.float64)
+    """
+    a, b = _pair(_maps(a), _maps(b))
+    return cosine(_centered(a), _centered(b))
+
+
+def high_pass(x: Tensor, window: int = WINDOW) -> Tensor:
+    r"""Return a map minus its mean over a square around each pixel: its edges and texture.
+
+    At the border the mean is taken over the part of the square that lies inside.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, channels, height, width)
+    window : int, default 9
+        Side of the square, in pixels, odd.
+
+    Returns
+    -------
+    Tensor, of the same shape
+        In float64.
+
+    Raises
+    ------
+    InputError
+        If `x` does not have four dimensions, or the window is not odd and positive.
+
+    Examples
+    --------
+    >>> high_pass(torch.ones(1, 1, 4, 4)).abs().max() < 1e-6
+    tensor(True)
+    """
+    if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
+        raise InputError(f"window is {window!r}; allowed are odd numbers from 1 upwards.")
+    x = _maps(x).double()
+    mean = F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+    return _difference(x, mean)
+
+
+def high_pass_correlation(a: Tensor, b: Tensor, window: int = WINDOW) -> Tensor:
+    r"""Return the correlation of two maps after both are high-pass filtered, per sample.
+
+    Photographs are smooth, so that nearly all of their variance is flat color; a map that draws only edges has a small
+    `correlation` with the photograph and a large one with its edges. This measure sees the edges alone.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (batch, channels, height, width)
+    window : int, default 9
+        Side of the square of `high_pass`, in pixels, odd.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+        In [-1, 1]; NaN where a map is constant in every channel or not finite.
+
+    Raises
+    ------
+    InputError
+        As `correlation` and `high_pass`.
+
+    Examples
+    --------
+    >>> x = torch.randn(1, 3, 32, 32)
+    >>> ramp = torch.linspace(0, 9, 32).expand(1, 3, 32, 32)
+    >>> bool(high_pass_correlation(x, x + ramp) > correlation(x, x + ramp))
+    True
+    """
+    return correlation(high_pass(a, window), high_pass(b, window))
+
+
+def relative_difference(a: Tensor, b: Tensor) -> float:
+    """Return the largest absolute difference of two tensors, in units of the largest absolute value of the second.
+
+    Parameters
+    ----------
+    a, b : Tensor, of the same shape
+
+    Returns
+    -------
+    float
+        NaN if both are zero throughout.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> relative_difference(torch.tensor([1.0, 2.5]), torch.tensor([1.0, 2.0]))
+    0.25
+    """
+    if a.shape != b.shape:
+        raise InputError(f"the tensors have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are equal ones.")
+    return float((a - b).abs().max() / b.abs().max())
+
+
+def _maps(x: Tensor) -> Tensor:
+    if x.dim() != 4:
+        raise InputError(f"a map has shape {tuple(x.shape)}; allowed is (batch, channels, height, width).")
+    return x
+
+
+def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    try:
+        a, b = torch.broadcast_tensors(a, b)
+    except RuntimeError:
+        raise InputError(
+            f"the maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are shapes that broadcast."
+        ) from None
+    return a, b
+
+
+def _centered(x: Tensor) -> Tensor:
+    x = x.double()
+    return _difference(x, x.mean((2, 3), keepdim=True))
+
+
+def _difference(x: Tensor, mean: Tensor) -> Tensor:
+    """Return x - mean, exactly zero for a sample where it is rounding error: that of a constant map is noise."""
+    difference = x - mean
+    size = [t.flatten(1).norm(dim=1) for t in (difference, x)]
+    lost = size[0] <= ROUNDING * size[1]
+    return difference.masked_fill(lost.reshape(-1, *[1] * (x.dim() - 1)), 0.0)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """Scale each sample to norm 1 in float64; a sample that is zero up to rounding becomes NaN."""
+    x = x.double()
+    largest = x.abs().flatten(1).amax(1).reshape(-1, *[1] * (x.dim() - 1))
+    x = x / largest  # first, so that squares of very small maps do not vanish; 0 / 0 is NaN
+    return x / x.flatten(1).norm(dim=1).reshape(largest.shape)

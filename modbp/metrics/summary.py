@@ -1,0 +1,66 @@
+"""From one number per image to a number with its spread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A mean over images.
+
+    Parameters
+    ----------
+    mean : float
+        NaN if no value was defined.
+    spread : float
+        Half the width of the 95 % bootstrap interval of the mean; NaN for fewer than two values.
+    defined, undefined : int
+        How many values were numbers, and how many were NaN and left out.
+    """
+
+    mean: float
+    spread: float
+    defined: int
+    undefined: int
+
+
+def summarize(values: Iterable[float], resamples: int = 10_000, seed: int = 0) -> Summary:
+    """Return the mean of values with a bootstrap interval (percentile method, `scipy.stats.bootstrap`).
+
+    Parameters
+    ----------
+    values : iterable of float
+        One per image. NaN is left out of the mean and counted.
+    resamples : int, default 10000
+    seed : int, default 0
+        For the resampling.
+
+    Returns
+    -------
+    Summary
+
+    Examples
+    --------
+    >>> summarize([1.0, 1.0, float("nan")])
+    Summary(mean=1.0, spread=0.0, defined=2, undefined=1)
+    """
+    from scipy.stats import bootstrap
+
+    everything = np.asarray(list(values), dtype=float)
+    found = everything[~np.isnan(everything)]
+    undefined = len(everything) - len(found)
+    if len(found) == 0:
+        return Summary(float("nan"), float("nan"), 0, undefined)
+    mean = float(found.mean())
+    if len(found) == 1:
+        return Summary(mean, float("nan"), 1, undefined)
+    if np.ptp(found) == 0:  # the bootstrap warns where there is nothing to resample
+        return Summary(mean, 0.0, len(found), undefined)
+    interval = bootstrap(
+        (found,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Summary(mean, float(interval.high - interval.low) / 2, len(found), undefined)

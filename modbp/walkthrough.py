@@ -1,0 +1,403 @@
+"""The frame of every walkthrough: its parameters, its claims, its verdicts and its record.
+
+A walkthrough is a notebook that papermill can re-run with other parameters. Its first cell after the parameters is::
+
+    page = walkthrough.begin("image-recovery-vgg16", globals(), claims=["N9"], n_images=range(1, 1001), results=str)
+
+and its last one `page.close()`. Between the two it measures, and calls `page.judge` once for each claim.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import warnings
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from modbp import claims
+from modbp.errors import InputError
+from modbp.files import replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Allowed = type | range | tuple[float, float] | Collection[str]
+"""What a parameter may be: `str`, whole numbers in a range, numbers from low to high, or names out of a collection."""
+
+PACKAGES = ("modbp", "torch", "torchvision", "captum", "numpy", "pillow")
+"""The packages whose versions a record holds."""
+
+
+def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> SimpleNamespace:
+    """Check the parameters of a walkthrough, before any long work.
+
+    Parameters
+    ----------
+    given : mapping from str to any
+        A notebook's globals. Besides what `allowed` names they may hold modules, functions and names with an
+        underscore, but no other plain value: that is how a misspelled parameter, which papermill would pass over,
+        is found.
+    allowed : mapping from str to type, range, tuple or collection of str
+        `str` for text; a `range` for whole numbers; `(low, high)` for numbers; a collection of names for one or more
+        of them, as a list or as text with commas.
+
+    Returns
+    -------
+    types.SimpleNamespace
+        The parameters by name; several names always as a list.
+
+    Raises
+    ------
+    InputError
+        If a parameter is unknown, missing, of another type or out of range.
+
+    Examples
+    --------
+    >>> check_parameters({"n": 3, "methods": "a, b"}, {"n": range(1, 10), "methods": ["a", "b", "c"]})
+    namespace(n=3, methods=['a', 'b'])
+    """
+    plain = (bool, int, float, str, bytes, list, tuple, set, dict, type(None))
+    shell = {"In", "Out", "exit", "quit"}
+    for name, value in given.items():
+        if name not in allowed and not name.startswith("_") and name not in shell and isinstance(value, plain):
+            raise InputError(f"the parameter {name!r} is unknown; allowed are {', '.join(allowed)}.")
+    missing = [name for name in allowed if name not in given]
+    if missing:
+        raise InputError(f"the parameter {missing[0]!r} is missing; allowed is {_describe(allowed[missing[0]])}.")
+    return SimpleNamespace(**{name: _checked(name, given[name], allowed[name]) for name in allowed})
+
+
+def _checked(name: str, value: Any, allowed: Allowed) -> Any:
+    wrong = InputError(f"the parameter {name} is {value!r}; allowed is {_describe(allowed)}.")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if isinstance(allowed, range):
+        if not whole or value not in allowed:
+            raise wrong
+        return value
+    if isinstance(allowed, type):
+        if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
+            raise wrong
+        return value
+    if isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed):
+        low, high = allowed
+        if not (whole or isinstance(value, float)) or not low <= value <= high:
+            raise wrong
+        return float(value)
+    names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or any(n not in allowed for n in names):
+        raise wrong
+    return list(dict.fromkeys(names))
+
+
+def _describe(allowed: Allowed) -> str:
+    if isinstance(allowed, range):
+        return f"a whole number from {allowed[0]} to {allowed[-1]}"
+    if isinstance(allowed, type):
+        return {"str": "text", "bool": "True or False"}.get(allowed.__name__, f"of type {allowed.__name__}")
+    if isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed):
+        return f"a number from {allowed[0]:g} to {allowed[1]:g}"
+    return f"one or more, with commas, of {', '.join(map(str, allowed))}"
+
+
+def begin(name: str, given: Mapping[str, Any], claims: Sequence[str], **allowed: Allowed) -> Walkthrough:
+    """Check a walkthrough's parameters and set up what all of them share: seeds, figure style, tables, messages.
+
+    Parameters
+    ----------
+    name : str
+        The notebook's name.
+    given : mapping
+        The notebook's `globals()`.
+    claims : sequence of str
+        The ids of the claims that it judges.
+    **allowed
+        What each parameter may be; see `check_parameters`. A parameter `results` is the path of the JSON record, or
+        empty for none; a parameter `seed` seeds PyTorch.
+
+    Returns
+    -------
+    Walkthrough
+
+    Raises
+    ------
+    InputError
+        As `check_parameters`; or if the record could not be written where `results` says.
+
+    Examples
+    --------
+    >>> page = begin("demo", {"seed": 0, "results": ""}, ["N1"], seed=range(10), results=str)
+    >>> page.parameters.seed
+    0
+    """
+    _show_plain_messages()
+    parameters = check_parameters(given, allowed)
+    if getattr(parameters, "results", ""):
+        check_writable(parameters.results)
+    if hasattr(parameters, "seed"):
+        import torch
+
+        torch.manual_seed(parameters.seed)
+    return Walkthrough(name, parameters, claims)
+
+
+class Walkthrough:
+    """A running walkthrough; made by `begin`.
+
+    Parameters
+    ----------
+    name : str
+    parameters : types.SimpleNamespace
+        Checked.
+    claims : sequence of str
+        The ids of the claims that it judges.
+    """
+
+    def __init__(self, name: str, parameters: SimpleNamespace, claim_ids: Sequence[str]) -> None:
+        self.name, self.parameters = name, parameters
+        self._claims = {claim_id: claims.find(claim_id) for claim_id in claim_ids}
+        self._checks: dict[str, list[claims.Check]] = {}
+        self._facts: dict[str, Any] = {}
+
+    def opening(self) -> pd.DataFrame:
+        """Return the table of the walkthrough's claims: what is claimed, by whom we know it, what we predict.
+
+        Returns
+        -------
+        pandas.DataFrame
+        """
+        rows = [(c.id, c.statement, f"{c.paper}: {c.provenance}", c.expected) for c in self._claims.values()]
+        return _table(rows, ["claim", "statement", "provenance", "predicted"])
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts for the record: which weights and images the numbers rest on, and the numbers themselves.
+
+        Parameters
+        ----------
+        **facts
+            JSON values; a NaN is kept as null.
+        """
+        facts = _as_json(facts)
+        json.dumps(facts)  # now, where the mistake is, and not at the end
+        self._facts.update(facts)
+
+    def judge(
+        self, claim_id: str, measured: Mapping[str, tuple[float, float]], *, testable: bool = True
+    ) -> pd.DataFrame:
+        """Judge one of the walkthrough's claims, and return its table.
+
+        Parameters
+        ----------
+        claim_id : str
+        measured : mapping from str to (float, float)
+            For each predicted quantity the measured number and its spread.
+        testable : bool, default True
+            False where the claim's conditions do not hold in this run.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each number: predicted, measured, verdict.
+
+        Raises
+        ------
+        InputError
+            As `modbp.claims.judge`, or if the claim is none of this walkthrough's.
+        """
+        if claim_id not in self._claims:
+            raise InputError(f"claim {claim_id!r} is not judged here; allowed are {', '.join(self._claims)}.")
+        checks = self._checks[claim_id] = claims.judge(claim_id, measured, testable=testable)
+        rows = [(claim_id, c.quantity, str(c.predicted), _plus_minus(c), str(c.verdict)) for c in checks]
+        return _table(rows, ["claim", "quantity", "predicted", "measured", "verdict"])
+
+    def close(self) -> pd.DataFrame:
+        """Write the record where the parameter `results` says, and return the table of verdicts.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row for each claim: its verdict and the number of checks behind it.
+
+        Raises
+        ------
+        InputError
+            If a claim of this walkthrough was not judged.
+        """
+        forgotten = [claim_id for claim_id in self._claims if claim_id not in self._checks]
+        if forgotten:
+            raise InputError(f"claim {forgotten[0]} was not judged; every claim of a walkthrough gets a verdict.")
+        rows = []
+        for claim_id, checks in self._checks.items():
+            verdict = claims.overall(c.verdict for c in checks)
+            counts = [f"{n} {v}" for v in claims.Verdict if (n := sum(c.verdict is v for c in checks))]
+            rows.append((claim_id, self._claims[claim_id].statement, str(verdict), ", ".join(counts)))
+        if getattr(self.parameters, "results", ""):
+            write_record(self.parameters.results, self.record())
+        return _table(rows, ["claim", "statement", "verdict", "numbers behind it"])
+
+    def record(self) -> dict[str, Any]:
+        """Return what a run leaves behind, as JSON values.
+
+        Returns
+        -------
+        dict
+            `walkthrough`, `parameters`, `versions`, `verdicts` (for each claim its verdict and every number behind
+            it), and what `note` was given.
+        """
+        verdicts = {
+            claim_id: {
+                "verdict": str(claims.overall(c.verdict for c in checks)),
+                "checks": [
+                    {
+                        "quantity": c.quantity,
+                        "predicted": [_finite(c.predicted.low), _finite(c.predicted.high)],
+                        "measured": _finite(c.measured),
+                        "spread": _finite(c.spread),
+                        "verdict": str(c.verdict),
+                    }
+                    for c in checks
+                ],
+            }
+            for claim_id, checks in self._checks.items()
+        }
+        return {
+            "walkthrough": self.name,
+            "parameters": vars(self.parameters),
+            "versions": versions(),
+            "verdicts": verdicts,
+            **self._facts,
+        }
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
+    """Return the versions of Python and of packages; None for one that is not installed.
+
+    Parameters
+    ----------
+    packages : iterable of str, optional
+
+    Returns
+    -------
+    dict from str to str or None
+
+    Examples
+    --------
+    >>> versions(["no-such-package"])["no-such-package"] is None
+    True
+    """
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
+    r"""Write a record as JSON, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or Path
+    record : mapping
+        JSON values, without NaN or infinite numbers.
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist or the path is a folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_record(f"{folder}/record.json", {"a": 1})
+    ...     Path(folder, "record.json").read_text()
+    '{\n  "a": 1\n}\n'
+    """
+    path = check_writable(path)
+    text = json.dumps(record, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: str | Path) -> Path:
+    """Return a path for a record, if it can be written.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Path
+        Absolute.
+
+    Raises
+    ------
+    InputError
+        If its folder does not exist or cannot be written to, or the path is a folder.
+
+    Examples
+    --------
+    >>> check_writable("record.json").name
+    'record.json'
+    """
+    path = Path(path).expanduser().absolute()
+    if path.is_dir():
+        raise InputError(f"results is the folder '{path}'; allowed is the path of a file.")
+    if not path.parent.is_dir():
+        raise InputError(f"results is in '{path.parent}', which does not exist; allowed is an existing folder.")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"results is in '{path.parent}', which cannot be written to; allowed is a folder that can.")
+    return path
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_json(item) for item in value]
+    return _finite(value) if isinstance(value, float) else value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _plus_minus(check: claims.Check) -> str:
+    if math.isnan(check.measured):
+        return "–"
+    # Two decimals whatever the size: rounding errors differ from one processor to the next.
+    return claims.decimals(check.measured) + (f" ± {claims.decimals(check.spread)}" if check.spread else "")
+
+
+def _table(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    import pandas as pd
+
+    pd.set_option("display.max_colwidth", None)
+    return pd.DataFrame(rows, columns=list(columns)).set_index(columns[0])
+
+
+def _show_plain_messages() -> None:
+    """In a notebook, print a user's mistake as its one sentence, and a warning without the path of a source file."""
+    warnings.formatwarning = lambda message, *args, **kwargs: f"Note: {message}\n"
+    try:
+        from IPython.core.getipython import get_ipython
+    except ModuleNotFoundError:
+        return
+    shell = get_ipython()
+    if shell is not None:
+        shell.set_custom_exc((InputError,), _one_sentence)
+
+
+def _one_sentence(shell: Any, kind: type, error: Exception, traceback: Any, tb_offset: int | None = None) -> list[str]:
+    sentence = [f"{kind.__name__}: {error}"]
+    shell._showtraceback(kind, error, sentence)
+    return sentence

