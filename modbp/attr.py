@@ -19,6 +19,7 @@ from modbp.errors import InputError
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)  # Captum asks for a widget that it does without
     from captum.attr import GradientAttribution
+    from captum.log import log_usage
 
 Target = Any
 """What Captum takes: None, int, tuple of int, list of int or of tuples, or a tensor of integers."""
@@ -61,6 +62,7 @@ class ModifiedBackprop(GradientAttribution):
         """False: these maps are signals at the input, not contributions of it."""
         return False
 
+    @log_usage()  # NoiseTunnel calls what this decorator wraps
     def attribute(self, inputs: Tensors, target: Target = None, additional_forward_args: Any = None) -> Tensors:
         """Return the signal that arrives at the inputs when the target's logit sends back a one.
 
@@ -233,14 +235,12 @@ def _rows(target: Target, batch: int, dims: int) -> list[tuple[Any, ...]]:
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:
             raise InputError(f"target has dtype {target.dtype}; allowed is an integer tensor.")
-        target = target.tolist()
+        target = target.item() if target.numel() == 1 else target.tolist()
     elif hasattr(target, "item") and not isinstance(target, int):
         target = target.item()  # a NumPy integer
     if isinstance(target, list):
-        if len(target) == 1:
-            target = target * batch
         if len(target) != batch:
-            raise InputError(f"target has {len(target)} entries; allowed are one, or one per sample: {batch}.")
+            raise InputError(f"target has {len(target)} entries; allowed are one number, or one per sample: {batch}.")
         return [tuple(t) if isinstance(t, tuple | list) else (t,) for t in target]
     return [target if isinstance(target, tuple) else (target,)] * batch
 

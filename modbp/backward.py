@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -249,7 +250,8 @@ def _uncompiled() -> Iterator[None]:
     if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and the import takes a second
         yield
         return
-    with torch.compiler.set_stance("force_eager"):
+    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Using `torch.compile")  # our hooks may fire twice
         yield
 
 
@@ -262,9 +264,8 @@ def _buffers_kept(model: Callable[..., Any]) -> Iterator[None]:
         yield
     finally:
         if kept:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():  # type: ignore[attr-defined]
-                    buffer.copy_(kept[name])
+            for name, buffer in model.named_buffers():  # type: ignore[attr-defined]
+                buffer.data.copy_(kept[name])  # through .data, or autograd would miss what the graph has saved
 
 
 def _as_tuple(inputs: Any) -> tuple[Any, ...]:
@@ -356,6 +357,7 @@ class Trace:
         additional_forward_args: Any = None,
     ) -> None:
         self._tuple_given = isinstance(inputs, tuple)
+        model = getattr(model, "_orig_mod", model)  # what torch.compile was given
         points = [name for name in dict.fromkeys(layers) if name not in (INPUT, OUTPUT)]
         recorder = _Recorder(model, [name.rpartition(":")[0] or name for name in points])
         _check_model(model, composite, recorder)
@@ -431,7 +433,7 @@ class Trace:
         """
         names = list(at)
         source = self._point(start_at)
-        if isinstance(source, tuple):
+        if start_at == INPUT or isinstance(source, tuple):
             raise InputError("start_at is 'input', below which there is nothing; allowed is 'output' or a layer.")
         start, batched = _check_start(start, source, start_at)
         flat = [t for name in names for t in _as_tuple(self._point(name))]

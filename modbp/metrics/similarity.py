@@ -15,8 +15,8 @@ from modbp.errors import InputError
 WINDOW = 9
 """Side of the square whose mean the high-pass filter subtracts, in pixels."""
 
-ROUNDING = 1e-6
-"""What is left of a float32 map after subtracting its mean counts as nothing below this share of the map's norm."""
+ROUNDING = 8
+"""What is left of a map after subtracting its mean counts as nothing below this many rounding errors of its norm."""
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
@@ -137,8 +137,7 @@ def high_pass(x: Tensor, window: int = WINDOW) -> Tensor:
     """
     if isinstance(window, bool) or not isinstance(window, int) or window < 1 or window % 2 == 0:
         raise InputError(f"window is {window!r}; allowed are odd numbers from 1 upwards.")
-    x = _maps(x).double()
-    mean = F.avg_pool2d(x, window, stride=1, padding=window // 2, count_include_pad=False)
+    mean = F.avg_pool2d(_maps(x).double(), window, stride=1, padding=window // 2, count_include_pad=False)
     return _difference(x, mean)
 
 
@@ -218,15 +217,14 @@ def _pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _centered(x: Tensor) -> Tensor:
-    x = x.double()
-    return _difference(x, x.mean((2, 3), keepdim=True))
+    return _difference(x, x.double().mean((2, 3), keepdim=True))
 
 
 def _difference(x: Tensor, mean: Tensor) -> Tensor:
     """Return x - mean, exactly zero for a sample where it is rounding error: that of a constant map is noise."""
-    difference = x - mean
-    size = [t.flatten(1).norm(dim=1) for t in (difference, x)]
-    lost = size[0] <= ROUNDING * size[1]
+    difference = x.double() - mean
+    left, whole = (t.flatten(1).norm(dim=1) for t in (difference, x.double()))
+    lost = left <= ROUNDING * torch.finfo(x.dtype).eps * whole
     return difference.masked_fill(lost.reshape(-1, *[1] * (x.dim() - 1)), 0.0)
 
 

@@ -1,0 +1,140 @@
+"""The measures: closed forms, invariances, and what is undefined stays undefined."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.ndimage import uniform_filter
+from torch import Tensor
+
+import modbp
+from modbp import metrics
+
+
+def maps(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+seeds = st.integers(0, 10**6)
+scales = st.floats(1e-6, 1e6)
+
+
+@given(seed=seeds)
+def test_correlation_equals_numpy_after_each_channels_mean_is_removed(seed: int) -> None:
+    a, b = maps(seed, 2, 3, 7, 5), maps(seed + 1, 2, 3, 7, 5)
+    found = metrics.correlation(a, b)
+    for i in range(2):
+        u, v = ((t[i] - t[i].mean((1, 2), keepdim=True)).flatten().numpy() for t in (a, b))
+        assert math.isclose(found[i], np.corrcoef(u, v)[0, 1], rel_tol=1e-10, abs_tol=1e-12)
+
+
+@given(seed=seeds, scale=scales, shift=st.floats(-10, 10))
+def test_correlation_ignores_scale_and_a_shift_of_each_channel(seed: int, scale: float, shift: float) -> None:
+    a, b = maps(seed, 2, 3, 9, 9), maps(seed + 1, 2, 3, 9, 9)
+    moved = scale * a + shift * torch.tensor([1.0, -2.0, 0.5]).view(1, 3, 1, 1)
+    for measure in (metrics.correlation, metrics.high_pass_correlation):
+        assert torch.allclose(measure(moved, b), measure(a, b), atol=1e-6)
+        assert torch.allclose(measure(-a, b), -measure(a, b))
+        assert torch.allclose(measure(a, b), measure(b, a))
+        assert torch.allclose(measure(a, a), torch.ones(2, dtype=torch.float64))
+
+
+def test_high_pass_equals_scipy_inside_and_a_loop_at_the_border() -> None:
+    x = maps(3, 1, 2, 21, 17)
+    found = metrics.high_pass(x)[0]
+    filtered = x[0].numpy() - uniform_filter(x[0].numpy(), size=(1, 9, 9), mode="constant")
+    np.testing.assert_allclose(found[:, 4:-4, 4:-4].numpy(), filtered[:, 4:-4, 4:-4], atol=1e-12)
+    for i, j in [(0, 0), (2, 16), (20, 8)]:
+        square = x[0, :, max(i - 4, 0) : i + 5, max(j - 4, 0) : j + 5]
+        torch.testing.assert_close(found[:, i, j], x[0, :, i, j] - square.mean((1, 2)))
+
+
+def test_high_pass_correlation_sees_edges_under_any_smooth_color() -> None:
+    """A map that is the picture's texture on another smooth ramp: low correlation, high high-pass correlation."""
+    texture = maps(0, 1, 3, 64, 64)
+    ramp = torch.linspace(0, 10, 64, dtype=torch.float64).expand(1, 3, 64, 64)
+    picture, drawn = texture + ramp, texture - ramp
+    assert metrics.correlation(picture, drawn) < -0.7
+    assert metrics.high_pass_correlation(picture, drawn) > 0.95
+
+
+def test_chance_level_and_control() -> None:
+    """Unrelated maps: mean 0 and standard deviation 1/√n, the level that a walkthrough draws."""
+    a, b = maps(1, 400, 3, 10, 10), maps(2, 400, 3, 10, 10)
+    found = metrics.correlation(a, b)
+    n = 3 * (100 - 1)
+    assert abs(found.mean()) < 4 / math.sqrt(400 * n)
+    assert found.std() * math.sqrt(n) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 123.456, -1e-9, 1e9])
+def test_a_constant_map_has_no_correlation(value: float) -> None:
+    picture = maps(0, 1, 3, 32, 32).float()
+    constant = torch.full((1, 3, 32, 32), value)
+    assert metrics.correlation(constant, picture).isnan().all()
+    assert metrics.high_pass_correlation(constant, picture).isnan().all()
+    assert metrics.high_pass_correlation(picture, constant).isnan().all()
+
+
+def test_undefined_samples_do_not_touch_the_others() -> None:
+    a = maps(0, 3, 3, 12, 12)
+    b = a.clone()
+    b[1] = 0
+    b[2, 0, 0, 0] = float("nan")
+    for measure in (metrics.cosine, metrics.correlation, metrics.high_pass_correlation):
+        found = measure(a, b)
+        assert found[0] == pytest.approx(1)
+        assert found[1:].isnan().all()
+    assert metrics.pairwise_cosine(torch.stack([a, b])).isnan().tolist() == [False, True, True]
+
+
+@given(seed=seeds, angle=st.floats(0, math.pi), scale=scales)
+def test_cosine_of_a_known_angle(seed: int, angle: float, scale: float) -> None:
+    u, v = maps(seed, 1, 30), maps(seed + 1, 1, 30)
+    u = u / u.norm()
+    v = v - (v * u).sum() * u
+    turned = scale * (math.cos(angle) * u + math.sin(angle) * v / v.norm())
+    assert float(metrics.cosine(u, turned)) == pytest.approx(math.cos(angle), abs=1e-9)
+
+
+def test_tiny_float32_maps_keep_their_cosine() -> None:
+    a = maps(0, 1, 3, 8, 8).float()
+    assert metrics.cosine(1e-30 * a, a) == pytest.approx(1)
+
+
+@given(seed=seeds, n=st.integers(2, 5))
+def test_pairwise_cosine_is_the_mean_over_pairs(seed: int, n: int) -> None:
+    a = maps(seed, n, 2, 3, 4, 4)
+    pairs = [metrics.cosine(a[i], a[j]) for i in range(n) for j in range(i)]
+    torch.testing.assert_close(metrics.pairwise_cosine(a), torch.stack(pairs).mean(0))
+
+
+def test_summary_is_the_mean_with_a_bootstrap_interval() -> None:
+    values = maps(0, 400).tolist()
+    found = metrics.summarize([*values, float("nan")])
+    assert found.mean == pytest.approx(np.mean(values))
+    assert found.spread == pytest.approx(1.96 * np.std(values) / 20, rel=0.05)
+    assert (found.defined, found.undefined) == (400, 1)
+    assert metrics.summarize(values) == metrics.summarize(values)
+    assert math.isnan(metrics.summarize([float("nan")]).mean)
+    assert math.isnan(metrics.summarize([1.0]).spread)
+
+
+def test_bad_maps_get_one_sentence() -> None:
+    a = maps(0, 1, 3, 8, 8)
+    cases = [
+        ("allowed is .batch, channels", lambda: metrics.correlation(a[0], a[0])),
+        ("shapes that broadcast", lambda: metrics.cosine(a, maps(0, 1, 3, 8, 7))),
+        ("window is 8; allowed are odd", lambda: metrics.high_pass(a, 8)),
+        ("window is -1", lambda: metrics.high_pass(a, -1)),
+        ("at least two", lambda: metrics.pairwise_cosine(a[None])),
+        ("allowed are equal", lambda: metrics.relative_difference(a, a[0])),
+    ]
+    for message, call in cases:
+        with pytest.raises(modbp.InputError, match=message):
+            call()
