@@ -361,13 +361,14 @@ class Trace:
         points = [name for name in dict.fromkeys(layers) if name not in (INPUT, OUTPUT)]
         recorder = _Recorder(model, [name.rpartition(":")[0] or name for name in points])
         _check_model(model, composite, recorder)
-        # Detached, so that the caller's tensors keep their flags and the model may treat them as it likes.
+        # Detached, so that the caller's tensors keep their flags.
         self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
         extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
 
         mode = _Substitution(composite, recorder.layer)
         with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording(), mode:
-            output = model(*self._inputs, *extra)
+            # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
+            output = model(*(x.clone() for x in self._inputs), *extra)
         output = mode.follow(output)
         if not isinstance(output, Tensor):
             raise UnsupportedModelError(

@@ -374,6 +374,8 @@ def _finite(value: float) -> float | None:
 def _plus_minus(check: claims.Check) -> str:
     if math.isnan(check.measured):
         return "–"
+    if 0 <= check.measured <= check.predicted.high < 1e-3:
+        return f"≤ {claims.number(check.predicted.high)}"
     # Two decimals whatever the size: rounding errors differ from one processor to the next.
     return claims.decimals(check.measured) + (f" ± {claims.decimals(check.spread)}" if check.spread else "")
 

@@ -8,6 +8,7 @@ Only outputs change, and a second run changes nothing: no timings, no machine's 
 from __future__ import annotations
 
 import argparse
+import base64
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ from nbclient.exceptions import CellExecutionError
 from modbp.files import replacing
 
 ROOT = Path(__file__).resolve().parents[1]
+COVER = ("image-recovery-vgg16.ipynb", "fig-recovery-classes")
+COVER_FILE = ROOT / "book" / "_static" / "cover.jpg"
 
 
 def refresh(path: Path) -> bool:
@@ -47,6 +50,15 @@ def refresh(path: Path) -> bool:
     return True
 
 
+def cover() -> bytes:
+    """Return the README's picture: the figure of that name in its walkthrough."""
+    notebook = nbformat.read(ROOT / "notebooks" / COVER[0], as_version=4)
+    for cell in notebook.cells:
+        if cell.metadata.get("mystnb", {}).get("figure", {}).get("name") == COVER[1]:
+            return base64.b64decode(cell.outputs[0].data["image/jpeg"])
+    raise KeyError(f"{COVER[0]} has no figure {COVER[1]!r}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Refresh the named notebooks, or all; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -59,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except CellExecutionError as error:
             print(f"error: {path.stem} failed: {error.ename}: {error.evalue}", file=sys.stderr)
             return 1
+    COVER_FILE.write_bytes(cover())
     return 0
 
 

@@ -64,8 +64,10 @@ def stage(source: Path) -> None:
 
 def build(source: Path, output: Path) -> int:
     """Build the book; return the exit status of jupyter-book, which is 0 only without warnings."""
-    command = [sys.executable, "-m", "jupyter_book", "build", str(source), "--path-output", str(output)]
-    return subprocess.run([*command, "-W", "-n", "--keep-going", "--quiet"], check=False).returncode
+    # The package has no __main__, and its script need not be on the path.
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+    options = ["--path-output", str(output), "-W", "-n", "--keep-going", "--quiet"]
+    return subprocess.run([*command, *options], check=False).returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

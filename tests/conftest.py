@@ -1,0 +1,55 @@
+"""Fixtures shared by the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def on_ci() -> bool:
+    """Whether a missing tool is an error: on CI nobody reads the list of skipped tests."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false")
+
+
+@pytest.fixture(scope="session")
+def book_build(root: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """Build the book from the sources as they are; return the folder of pages and the finished process.
+
+    One worker builds once. Under pytest-xdist every test that needs the book must therefore be in one file, which
+    `--dist loadfile` gives to one worker.
+    """
+    folder = tmp_path_factory.mktemp("book")
+    # Through the interpreter that runs the tests: the command of that name may be another environment's.
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    # -n: a reference without a target warns; -W: a warning fails the build; --keep-going: after all were printed.
+    done = subprocess.run(
+        [*jupyter_book, "build", str(root), "--path-output", str(folder), "-W", "-n", "--keep-going"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=folder,  # so that nothing relative lands in the work tree
+        env=os.environ | {"NO_COLOR": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    return (folder / "_build" / "html").resolve(), done
+
+
+@pytest.fixture(scope="session")
+def built_book(book_build: tuple[Path, subprocess.CompletedProcess[str]]) -> Path:
+    """The folder of pages; fails where the build left none."""
+    folder, done = book_build
+    if not (folder / "index.html").exists():
+        pytest.fail(f"the book was not built:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}", pytrace=False)
+    return folder
