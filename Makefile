@@ -38,8 +38,9 @@ $(STAMP): pyproject.toml constraints.txt
 reproduce: install
 	@$(BIN)/python scripts/reproduce.py
 
+# One thread for each worker: on shared cores, more threads wait for one another.
 test: install
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 book: install
 	$(BIN)/jupyter-book build . -W -n --keep-going

@@ -17,8 +17,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from modbp.errors import InputError
+
+if TYPE_CHECKING:
+    from modbp.metrics import Summary
 
 
 class Verdict(StrEnum):
@@ -111,7 +115,7 @@ def number(value: float) -> str:
     >>> number(0.657), number(3e-7)
     ('0.66', '3e-07')
     """
-    return f"{value:.0e}" if 0 < abs(value) < 1e-3 else decimals(value)
+    return f"{value:.0e}" if 0 < abs(value) < 5e-3 else decimals(value)
 
 
 def decimals(value: float) -> str:
@@ -125,7 +129,7 @@ def decimals(value: float) -> str:
     if math.isnan(value):
         return "undefined"
     text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text
+    return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -262,6 +266,57 @@ def judge(claim_id: str, measured: Mapping[str, tuple[float, float]], *, testabl
         check(quantity, predicted, *(measured.get(quantity, nothing) if testable else nothing))
         for quantity, predicted in claim.predictions.items()
     ]
+
+
+def predictions_of(claim_id: str, quantity: str, methods: Iterable[str]) -> dict[str, Prediction]:
+    """Return what a claim predicts of a quantity, by method.
+
+    Parameters
+    ----------
+    claim_id : str
+    quantity : str
+        A quantity's name with `{}` in place of the method's.
+    methods : iterable of str
+        Those for which the claim predicts nothing are left out.
+
+    Returns
+    -------
+    dict from str to Prediction
+
+    Examples
+    --------
+    >>> list(predictions_of("N9", CLASSES, ["gradient", "rectgrad"]))
+    ['gradient']
+    """
+    predictions = find(claim_id).predictions
+    return {m: predictions[name] for m in methods if (name := quantity.format(m)) in predictions}
+
+
+def predicted_among(claim_id: str, quantity: str, values: Mapping[str, Summary]) -> dict[str, tuple[float, float]]:
+    """Return the measured numbers that a claim predicts, as `judge` takes them.
+
+    Parameters
+    ----------
+    claim_id : str
+    quantity : str
+        A quantity's name with `{}` in place of the method's.
+    values : mapping from str to Summary
+        By method; methods for which the claim predicts nothing are left out.
+
+    Returns
+    -------
+    dict from str to (float, float)
+        By the quantity's full name: mean and spread.
+
+    Examples
+    --------
+    >>> from modbp.metrics import summarize
+    >>> predicted_among("N9", CLASSES, {"gradient": summarize([0.1, 0.1]), "rectgrad": summarize([0.9])})
+    {'cosine between the maps of different classes, gradient': (0.1, 0.0)}
+    """
+    predictions = find(claim_id).predictions
+    named = {quantity.format(method): summary for method, summary in values.items()}
+    return {name: (summary.mean, summary.spread) for name, summary in named.items() if name in predictions}
 
 
 def overall(verdicts: Iterable[Verdict]) -> Verdict:

@@ -130,7 +130,8 @@ def _note(message: str) -> None:
 def _suffixes() -> frozenset[str]:
     from PIL import Image
 
-    return frozenset(Image.registered_extensions())
+    # MPO, the format of some cameras, is read as JPEG; the others without a reader are only written.
+    return frozenset(s for s, kind in Image.registered_extensions().items() if kind in Image.OPEN or kind == "MPO")
 
 
 def _label(path: Path) -> int | None:
@@ -158,13 +159,13 @@ def _read(path: Path) -> Image:
 def _as_rgb(image: Image, name: str) -> Image:
     from PIL import Image
 
-    if image.mode == "RGB":
-        return image
     if "A" in image.getbands() or "transparency" in image.info:
-        _note(f"{name} is transparent: it is laid on white.")
+        _note(f"{name} has transparency: it is laid on white.")
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return Image.alpha_composite(white, rgba).convert("RGB")
+    if image.mode == "RGB":
+        return image
     if image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;"):
         _note(f"{name} is grayscale: its one channel is used as red, green and blue.")
         return _eight_bits(image).convert("RGB")
@@ -176,6 +177,8 @@ def _eight_bits(image: Image) -> Image:
     """Scale what has more than eight bits per pixel; Pillow would cut it off at 255."""
     if image.mode in ("1", "L"):
         return image
-    low, high = image.convert("F").getextrema()
+    gray = image.convert("F")
+    # Where the file does not say which value is white, the brightest is.
+    low, high = (0.0, 65535.0) if image.mode.startswith("I;16") else gray.getextrema()
     scale = 255 / (high - low) if high > low else 1.0  # type: ignore[operator]
-    return image.convert("F").point(lambda v: v * scale - low * scale).convert("L")  # type: ignore[operator]
+    return gray.point(lambda v: v * scale - low * scale).convert("L")  # type: ignore[operator]

@@ -15,9 +15,13 @@ from typing import Any
 
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.files import replacing
+from modbp.walkthrough import check_writable
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 """Where the walkthroughs are in a clone of the repository."""
+
+QUIET_KERNEL = ("--IPKernelApp.log_level=ERROR",)
+"""Options of a kernel that does not write warnings about its own transport into the user's terminal."""
 
 
 class NotebookError(RuntimeError):
@@ -79,10 +83,19 @@ def parameters(path: Path) -> dict[str, Any]:
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     try:
-        inspected = papermill.inspect_notebook(str(path))
+        inspected = papermill.inspect_notebook(_literal(path))
     except Exception as error:
-        raise InputError(f"'{path}' cannot be read as a notebook ({error}); allowed is a Jupyter notebook.") from None
-    return {name: ast.literal_eval(row["default"]) for name, row in inspected.items()}
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
+        raise InputError(f"'{path}' cannot be read as a notebook ({reason}); allowed is a Jupyter notebook.") from None
+    try:
+        return {name: ast.literal_eval(row["default"]) for name, row in inspected.items()}
+    except (ValueError, SyntaxError):
+        raise InputError(f"a parameter of '{path}' is computed; allowed are plain numbers, text and lists.") from None
+
+
+def _literal(path: Path) -> str:
+    """Write a path so that papermill, which fills parameters into {braces}, leaves it as it is."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def parse(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
@@ -112,7 +125,7 @@ def parse(path: Path, given: Mapping[str, str]) -> dict[str, Any]:
     defaults = parameters(path)
     for name in given:
         if name not in defaults:
-            raise InputError(f"{path.stem} has no parameter {name!r}; allowed are {', '.join(defaults)}.")
+            raise InputError(f"{path.stem} has no parameter {name!r}; allowed are {', '.join(defaults) or 'none'}.")
     return {name: _as_type_of(defaults[name], name, text) for name, text in given.items()}
 
 
@@ -156,29 +169,37 @@ def run(
     Raises
     ------
     InputError
-        If the output cannot be written.
+        If the output cannot be written, or a cell refuses a parameter.
     NotebookError
         If a cell fails.
     """
     import papermill
+    from nbclient.exceptions import DeadKernelError
     from papermill.exceptions import PapermillExecutionError
 
-    if output.is_dir() or not output.parent.is_dir():
-        raise InputError(f"the output '{output}' is no file in an existing folder; allowed is one.")
+    output = check_writable(output, "the output")
+    if output.resolve() == path.resolve():
+        raise InputError(f"the output '{output}' is the notebook itself; allowed is another file.")
     logging.getLogger("papermill").setLevel(logging.ERROR)
     logging.getLogger("traitlets").setLevel(logging.ERROR)
     try:
         with replacing(output) as temporary:
             papermill.execute_notebook(
-                str(path),
-                str(temporary),
+                _literal(path),
+                _literal(temporary),
                 parameters=dict(given or {}),
                 kernel_name="python3",
-                cwd=str(cwd) if cwd else None,
+                # papermill's own `cwd` would move this whole process, and with it what runs in other threads.
+                resources={"metadata": {"path": str((cwd or Path()).absolute())}},
+                extra_arguments=list(QUIET_KERNEL),
                 progress_bar=progress,
             )
     except PapermillExecutionError as error:
+        if error.ename in {InputError.__name__, UnsupportedModelError.__name__}:
+            raise InputError(error.evalue) from None
         raise NotebookError(_explain(path, error)) from None
+    except DeadKernelError:
+        raise NotebookError(f"{path.stem} failed: its kernel died, perhaps for want of memory.") from None
 
 
 def notes(path: Path) -> list[str]:
@@ -203,9 +224,7 @@ def notes(path: Path) -> list[str]:
 def _explain(path: Path, error: Any) -> str:
     lines = [line for line in str(error.source).splitlines() if line.strip() and not line.lstrip().startswith("#")]
     first = lines[0].strip() if lines else ""
-    mistake = error.ename in {InputError.__name__, UnsupportedModelError.__name__}
-    what = error.evalue if mistake else f"{error.ename}: {error.evalue}"
-    return f"{path.stem} failed in cell [{error.exec_count}], which begins “{first}”: {what}"
+    return f"{path.stem} failed in cell [{error.exec_count}], which begins “{first}”: {error.ename}: {error.evalue}"
 
 
 def interactive() -> bool:

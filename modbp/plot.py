@@ -177,6 +177,40 @@ def picture_grid(rows: Sequence[Sequence[Any]], columns: Sequence[str], labels: 
         return _render(figure, "jpeg", description, dpi=PICTURE_DPI, pil_kwargs={"quality": 88})
 
 
+def map_grid(inputs: Tensor, maps: Mapping[str, Mapping[str, Tensor]], most: int = 4) -> Picture:
+    """Draw photographs beside their maps: for each photograph one row per label, one column per method.
+
+    Parameters
+    ----------
+    inputs : Tensor, shape (images, 3, height, width)
+    maps : mapping from label to mapping from method to Tensor of the shape of `inputs`
+    most : int, default 4
+        Draw no more photographs than that.
+
+    Returns
+    -------
+    Picture
+
+    Examples
+    --------
+    >>> import torch
+    >>> x = torch.randn(2, 3, 8, 8)
+    >>> map_grid(x, {"trained": {"gradient": x}, "random": {"gradient": x}})
+    <4 × 2 pictures: photograph, Gradient>
+    """
+    shown = range(min(len(inputs), most))
+    methods = list(next(iter(maps.values())))
+    return picture_grid(
+        [
+            [photograph(inputs[i]), *(as_picture(by_method[m][i]) for m in methods)]
+            for i in shown
+            for by_method in maps.values()
+        ],
+        columns=["photograph", *(NAMES.get(m, m) for m in methods)],
+        labels=[label for _ in shown for label in maps],
+    )
+
+
 def dots(
     values: Mapping[str, Mapping[str, Sequence[float]]],
     ylabel: str,
@@ -237,5 +271,5 @@ def dots(
         if limits:
             axis.set_ylim(*limits)
         axis.grid(axis="x", visible=False)
-        figure.legend(loc="outside upper center", ncols=4)
+        figure.legend(loc="outside upper center", ncols=5, fontsize=8, columnspacing=1.2, handletextpad=0.3)
         return _render(figure, "png", f"plot of {ylabel}: {', '.join(values)}", metadata={"Software": None})

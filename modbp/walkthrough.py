@@ -90,7 +90,7 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
             raise wrong
         return float(value)
     names = [part.strip() for part in value.split(",")] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or any(n not in allowed for n in names):
+    if not isinstance(names, list) or not names or any(not isinstance(n, str) or n not in allowed for n in names):
         raise wrong
     return list(dict.fromkeys(names))
 
@@ -172,7 +172,7 @@ class Walkthrough:
         pandas.DataFrame
         """
         rows = [(c.id, c.statement, f"{c.paper}: {c.provenance}", c.expected) for c in self._claims.values()]
-        return _table(rows, ["claim", "statement", "provenance", "predicted"])
+        return table(rows, ["claim", "statement", "provenance", "predicted"])
 
     def note(self, **facts: Any) -> None:
         """Keep facts for the record: which weights and images the numbers rest on, and the numbers themselves.
@@ -212,8 +212,11 @@ class Walkthrough:
         if claim_id not in self._claims:
             raise InputError(f"claim {claim_id!r} is not judged here; allowed are {', '.join(self._claims)}.")
         checks = self._checks[claim_id] = claims.judge(claim_id, measured, testable=testable)
-        rows = [(claim_id, c.quantity, str(c.predicted), _plus_minus(c), str(c.verdict)) for c in checks]
-        return _table(rows, ["claim", "quantity", "predicted", "measured", "verdict"])
+        rows = [
+            (claim_id, c.quantity, str(c.predicted).replace(" ± ", "\u00a0±\u00a0"), _plus_minus(c), str(c.verdict))
+            for c in checks
+        ]
+        return table(rows, ["claim", "quantity", "predicted", "measured", "verdict"])
 
     def close(self) -> pd.DataFrame:
         """Write the record where the parameter `results` says, and return the table of verdicts.
@@ -238,7 +241,7 @@ class Walkthrough:
             rows.append((claim_id, self._claims[claim_id].statement, str(verdict), ", ".join(counts)))
         if getattr(self.parameters, "results", ""):
             write_record(self.parameters.results, self.record())
-        return _table(rows, ["claim", "statement", "verdict", "numbers behind it"])
+        return table(rows, ["claim", "statement", "verdict", "numbers behind it"])
 
     def record(self) -> dict[str, Any]:
         """Return what a run leaves behind, as JSON values.
@@ -267,11 +270,38 @@ class Walkthrough:
         }
         return {
             "walkthrough": self.name,
-            "parameters": vars(self.parameters),
+            "parameters": _as_json(vars(self.parameters)),
             "versions": versions(),
             "verdicts": verdicts,
             **self._facts,
         }
+
+
+def means(values: Mapping[str, Mapping[str, Any]], names: Mapping[str, str], corner: str = "method") -> pd.DataFrame:
+    r"""Return a table of means: a column for each series, a row for each method.
+
+    Parameters
+    ----------
+    values : mapping from str to mapping from str to Summary
+        By series and method.
+    names : mapping from str to str
+        How the table writes a method's name.
+    corner : str, default "method"
+        What the rows are.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Examples
+    --------
+    >>> from modbp.metrics import summarize
+    >>> means({"trained": {"gradient": summarize([0.5, 0.5])}}, {}).loc["gradient", "trained"]
+    '0.50\xa0±\xa00.00'
+    """
+    methods = list(dict.fromkeys(method for series in values.values() for method in series))
+    rows = [(names.get(m, m), *(str(series[m]) if m in series else "" for series in values.values())) for m in methods]
+    return table(rows, [corner, *values])
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
@@ -311,7 +341,7 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
     Raises
     ------
     InputError
-        If the folder does not exist or the path is a folder.
+        As `check_writable`.
 
     Examples
     --------
@@ -327,12 +357,14 @@ def write_record(path: str | Path, record: Mapping[str, Any]) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def check_writable(path: str | Path) -> Path:
+def check_writable(path: str | Path, name: str = "results") -> Path:
     """Return a path for a record, if it can be written.
 
     Parameters
     ----------
     path : str or Path
+    name : str, default "results"
+        What the message calls it.
 
     Returns
     -------
@@ -342,7 +374,7 @@ def check_writable(path: str | Path) -> Path:
     Raises
     ------
     InputError
-        If its folder does not exist or cannot be written to, or the path is a folder.
+        If its folder does not exist or cannot be written to, or the path is a folder or a device.
 
     Examples
     --------
@@ -351,11 +383,13 @@ def check_writable(path: str | Path) -> Path:
     """
     path = Path(path).expanduser().absolute()
     if path.is_dir():
-        raise InputError(f"results is the folder '{path}'; allowed is the path of a file.")
+        raise InputError(f"{name} is the folder '{path}'; allowed is the path of a file.")
+    if path.exists() and not path.is_file():  # to put a file in the place of /dev/null would break the machine
+        raise InputError(f"{name} is '{path}', which is no plain file; allowed is the path of a file.")
     if not path.parent.is_dir():
-        raise InputError(f"results is in '{path.parent}', which does not exist; allowed is an existing folder.")
+        raise InputError(f"{name} is in '{path.parent}', which does not exist; allowed is an existing folder.")
     if not os.access(path.parent, os.W_OK):
-        raise InputError(f"results is in '{path.parent}', which cannot be written to; allowed is a folder that can.")
+        raise InputError(f"{name} is in '{path.parent}', which cannot be written to; allowed is a folder that can.")
     return path
 
 
@@ -377,14 +411,33 @@ def _plus_minus(check: claims.Check) -> str:
     if 0 <= check.measured <= check.predicted.high < 1e-3:
         return f"≤ {claims.number(check.predicted.high)}"
     # Two decimals whatever the size: rounding errors differ from one processor to the next.
-    return claims.decimals(check.measured) + (f" ± {claims.decimals(check.spread)}" if check.spread else "")
+    return claims.decimals(check.measured) + (f"\u00a0±\u00a0{claims.decimals(check.spread)}" if check.spread else "")
 
 
-def _table(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> pd.DataFrame:
+def table(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:
+    """Return a table as notebooks show it.
+
+    Parameters
+    ----------
+    rows : sequence of tuples
+    columns : sequence of str
+        The first one names the rows.
+
+    Returns
+    -------
+    pandas.DataFrame
+
+    Examples
+    --------
+    >>> float(table([("N1", 0.5)], ["claim", "measured"]).loc["N1", "measured"])
+    0.5
+    """
     import pandas as pd
 
     pd.set_option("display.max_colwidth", None)
-    return pd.DataFrame(rows, columns=list(columns)).set_index(columns[0])
+    table = pd.DataFrame(rows, columns=list(columns)).set_index(columns[0])
+    # The name of the first column stands in the corner, or it would get a row of its own.
+    return table.rename_axis(index=None, columns=columns[0])
 
 
 def _show_plain_messages() -> None:

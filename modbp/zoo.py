@@ -10,12 +10,10 @@ import hashlib
 import importlib.util
 import json
 import math
-import pickle
-import zipfile
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.error import URLError
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +43,7 @@ CLASSIFIER = Path(__file__).with_name("data") / "vgg16_classifier.safetensors"
 FEATURES = 25088
 """Entries of VGG16's last pooled layer: 512 channels of 7 × 7."""
 
+_ALLOWED = f"allowed are {EMBEDDED}, {IMAGENET}, {RANDOM}, or a state dict in a .pt, .pth or .safetensors file"
 _MEAN_RGB = (123.68, 116.779, 103.939)
 _BLOCKS = (2, 2, 3, 3, 3)
 
@@ -102,6 +101,9 @@ def load(
         raise InputError(f"preprocessing is {preprocessing!r}; allowed are {', '.join(PREPROCESSING)}.")
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
+    if not isinstance(weights, str | Path):
+        raise InputError(f"weights is {weights!r}; {_ALLOWED}.")
+    torchvision()  # first, for the sentence that it has for an installation without networks
     source = str(weights)
     state: Mapping[str, Tensor]
     if source == EMBEDDED:
@@ -115,7 +117,7 @@ def load(
         state = _download()
     else:
         state = _read_state(Path(weights).expanduser())
-        meta = _meta_for(state)
+        meta = _meta_for(state, source)
     network = _vgg16(state, source)
     kind = preprocessing or ("caffe" if source in (EMBEDDED, RANDOM) else "torchvision")
     network.transform = _transform(kind)
@@ -149,6 +151,27 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def describe(model: Any) -> dict[str, str]:
+    """Return which weights a network from `load` has, for a record.
+
+    Parameters
+    ----------
+    model : nn.Module
+        From `load`.
+
+    Returns
+    -------
+    dict
+        `source`, as `load` was asked for, and `sha256`, the `fingerprint`.
+
+    Examples
+    --------
+    >>> describe(load(weights="random", seed=3))["source"]
+    'random (seed 3)'
+    """
+    return {"source": model.source, "sha256": fingerprint(model)}
 
 
 def trunk() -> dict[str, Tensor]:
@@ -239,11 +262,13 @@ def read_classifier(path: Path = CLASSIFIER) -> tuple[dict[str, Tensor], dict[st
     try:
         with safe_open(str(path), framework="pt") as file:
             state = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118
-            meta = file.metadata()
-    except Exception as error:
-        raise InputError(f"the classifier '{path}' cannot be read ({error}); run scripts/fit_classifier.py.") from None
-    classes = json.loads(meta["imagenet_classes"])
-    return state, {"categories": json.loads(meta["categories"]), "imagenet_classes": classes}
+            written = file.metadata() or {}
+        meta = {key: json.loads(written[key]) for key in ("categories", "imagenet_classes")}
+    except Exception as error:  # the reader raises many types for a damaged file
+        raise InputError(
+            f"the classifier '{path}' cannot be read ({_first_line(error)}); run scripts/fit_classifier.py."
+        ) from None
+    return state, meta
 
 
 def _vgg16(state: Mapping[str, Tensor], source: str) -> Any:
@@ -320,22 +345,21 @@ def _download() -> Mapping[str, Tensor]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (URLError, TimeoutError, ConnectionError) as error:
+    except (OSError, HTTPException) as error:  # OSError: among others no network, a full disk, a folder without access
         reason = getattr(error, "reason", error)
         raise InputError(
             f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
             f" ({reason}); allowed are a network connection, the file put there by hand, or weights='embedded'."
         ) from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile, ValueError) as error:
+    except Exception as error:  # the reader raises many types for a damaged file
         raise InputError(
             f"the weights file '{file}' is damaged ({_first_line(error)}); delete it, so that it is downloaded again."
         ) from None
 
 
 def _read_state(path: Path) -> Mapping[str, Tensor]:
-    allowed = f"allowed are {EMBEDDED}, {IMAGENET}, {RANDOM}, or a state dict in a .pt, .pth or .safetensors file"
     if not path.is_file():
-        raise InputError(f"weights is '{path}', and there is no such file; {allowed}.")
+        raise InputError(f"weights is '{path}', and there is no such file; {_ALLOWED}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -344,9 +368,10 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many types for a damaged file
-        raise InputError(f"the weights file '{path}' cannot be read ({_first_line(error)}); {allowed}.") from None
-    if not isinstance(state, Mapping) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise InputError(f"the weights file '{path}' holds no mapping from names to tensors; {allowed}.")
+        raise InputError(f"the weights file '{path}' cannot be read ({_first_line(error)}); {_ALLOWED}.") from None
+    entries = state.items() if isinstance(state, Mapping) else [(None, None)]
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
+        raise InputError(f"the weights file '{path}' holds no mapping from names to tensors; {_ALLOWED}.")
     return state
 
 
@@ -354,8 +379,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
 
 
-def _meta_for(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    classes = _rows(state, "classifier.6.weight", "given")
+def _meta_for(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:
+    classes = _rows(state, "classifier.6.weight", source)
     if classes == 1000:
         return _imagenet_meta()
     return {"categories": [f"class {i}" for i in range(classes)], "imagenet_classes": None}

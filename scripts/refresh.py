@@ -15,9 +15,10 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
 from modbp.files import replacing
+from modbp.notebooks import QUIET_KERNEL
 
 ROOT = Path(__file__).resolve().parents[1]
 COVER = ("image-recovery-vgg16.ipynb", "fig-recovery-classes")
@@ -29,7 +30,13 @@ def refresh(path: Path) -> bool:
     before = path.read_text(encoding="utf-8")
     notebook = nbformat.reads(before, as_version=4)
     client = NotebookClient(
-        notebook, kernel_name="python3", timeout=600, record_timing=False, resources={"metadata": {"path": path.parent}}
+        notebook,
+        kernel_name="python3",
+        timeout=600,
+        record_timing=False,
+        coalesce_streams=True,  # or what is printed falls into pieces as chance has it
+        resources={"metadata": {"path": path.parent}},
+        extra_arguments=list(QUIET_KERNEL),
     )
     client.execute()
     notebook.metadata = nbformat.from_dict(
@@ -70,6 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{path.stem}: {'changed' if refresh(path.resolve()) else 'as it was'}", flush=True)
         except CellExecutionError as error:
             print(f"error: {path.stem} failed: {error.ename}: {error.evalue}", file=sys.stderr)
+            return 1
+        except (CellTimeoutError, DeadKernelError, nbformat.reader.NotJSONError) as error:
+            print(f"error: {path.stem} failed: {(str(error).splitlines() or ['its kernel died'])[0]}", file=sys.stderr)
             return 1
     COVER_FILE.write_bytes(cover())
     return 0

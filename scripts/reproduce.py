@@ -18,6 +18,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from modbp import notebooks
+from modbp.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -49,7 +50,10 @@ def _run_one(path: Path, target: Path, label: str) -> None:
     print(f"{label}: started", flush=True)
     begun = time.monotonic()
     bar = {"desc": label, "leave": False} if notebooks.interactive() else False
-    notebooks.run(path, target / path.name, cwd=path.parent, progress=bar)
+    try:
+        notebooks.run(path, target / path.name, cwd=path.parent, progress=bar)
+    except InputError as error:  # nobody typed what it complains of, so say where it comes from
+        raise notebooks.NotebookError(f"{path.stem} failed: {error}") from None
     print(f"{label}: done in {time.monotonic() - begun:.0f} s", flush=True)
 
 
@@ -79,10 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.jobs < 1:
         parser.error(f"--jobs is {options.jobs}; allowed are whole numbers from 1 upwards.")
-    paths = sorted(options.notebooks.glob("*.ipynb"))
+    paths = sorted(options.notebooks.absolute().glob("*.ipynb"))
     if not paths:
         parser.error(f"--notebooks is '{options.notebooks}', which holds no notebook; allowed is a folder of some.")
-    source = options.output / "source"
+    output = options.output.absolute()
+    # What lies there is replaced, so it must be an earlier run's.
+    if output.is_file() or (output.is_dir() and {p.name for p in output.iterdir()} - {"source", "_build", "html"}):
+        parser.error(f"--output is '{options.output}', which holds other things; allowed is an empty or a new folder.")
+    source = output / "source"
     stage(source)
     failures = run_all(paths, source / "notebooks", options.jobs)
     for failure in failures:
@@ -90,12 +98,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failures:
         return 1
     print("building the book", flush=True)
-    if build(source, options.output):
+    if build(source, output):
         print("error: the book was not built; the messages above say why.", file=sys.stderr)
         return 1
-    html = options.output / "html"
+    html = output / "html"
     shutil.rmtree(html, ignore_errors=True)
-    (options.output / "_build" / "html").rename(html)
+    (output / "_build" / "html").rename(html)
     print(f"\nThe book is ready. Open\n  {(html / 'index.html').as_uri()}")
     return 0
 

@@ -1,5 +1,6 @@
 """Measures on attributions: torch in, torch out, one number per sample."""
 
+from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.similarity import (
     correlation,
     cosine,
@@ -8,7 +9,7 @@ from modbp.metrics.similarity import (
     pairwise_cosine,
     relative_difference,
 )
-from modbp.metrics.summary import Summary, summarize
+from modbp.metrics.summary import Summary, summarize, summarize_each
 
 __all__ = [
     "Summary",
@@ -17,6 +18,8 @@ __all__ = [
     "high_pass",
     "high_pass_correlation",
     "pairwise_cosine",
+    "predicted_and_others",
     "relative_difference",
     "summarize",
+    "summarize_each",
 ]

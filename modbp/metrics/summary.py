@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
+from modbp.claims import decimals
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,29 @@ class Summary:
     spread: float
     defined: int
     undefined: int
+
+    def __str__(self) -> str:
+        left_out = f" ({self.undefined} undefined)" if self.undefined else ""
+        return f"{decimals(self.mean)}\u00a0±\u00a0{decimals(self.spread)}{left_out}"
+
+
+def summarize_each(values: Mapping[str, Mapping[str, Iterable[float]]]) -> dict[str, dict[str, Summary]]:
+    """Return `summarize` of every list of values, by series and method.
+
+    Parameters
+    ----------
+    values : mapping from str to mapping from str to iterable of float
+
+    Returns
+    -------
+    dict from str to dict from str to Summary
+
+    Examples
+    --------
+    >>> str(summarize_each({"trained": {"gradient": [0.5, 0.5]}})["trained"]["gradient"]).split()
+    ['0.50', '±', '0.00']
+    """
+    return {series: {name: summarize(v) for name, v in by_name.items()} for series, by_name in values.items()}
 
 
 def summarize(values: Iterable[float], resamples: int = 10_000, seed: int = 0) -> Summary:

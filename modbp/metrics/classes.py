@@ -1,0 +1,43 @@
+"""Which classes to ask about."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from modbp.errors import InputError
+
+
+def predicted_and_others(logits: Tensor, others: int, seed: int = 0) -> Tensor:
+    """Return for each sample the predicted class, and other classes drawn at random without repetition.
+
+    Parameters
+    ----------
+    logits : Tensor, shape (batch, classes)
+    others : int
+        How many other classes, at most all.
+    seed : int, default 0
+
+    Returns
+    -------
+    Tensor of integers, shape (batch, 1 + others)
+        The predicted class first.
+
+    Raises
+    ------
+    InputError
+        If there are not that many other classes.
+
+    Examples
+    --------
+    >>> predicted_and_others(torch.tensor([[0.0, 1.0, 0.0]]), others=2)[0].sort().values
+    tensor([0, 1, 2])
+    """
+    classes = logits.shape[1]
+    if not 0 <= others < classes:
+        raise InputError(f"others is {others}; allowed for {classes} classes are 0 to {classes - 1}.")
+    generator = torch.Generator().manual_seed(seed)
+    predicted = logits.argmax(1).cpu()
+    drawn = torch.stack([torch.randperm(classes - 1, generator=generator)[:others] for _ in predicted])
+    drawn = drawn + (drawn >= predicted[:, None])  # skips the predicted class
+    return torch.cat([predicted[:, None], drawn], dim=1)
