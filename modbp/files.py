@@ -8,6 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
+def expand(path: str | Path) -> Path:
+    """Return a path with `~` replaced by the home folder; where nobody has that name, the path as it is.
+
+    Parameters
+    ----------
+    path : str or Path
+
+    Returns
+    -------
+    Path
+
+    Examples
+    --------
+    >>> expand("a/b").name
+    'b'
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path` to write to, and rename it to `path` if all goes well.

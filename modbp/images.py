@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modbp.errors import InputError
+from modbp.files import expand
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -69,7 +70,7 @@ def load(source: str | Path = EMBEDDED, n: int | None = None) -> list[Photograph
     """
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise InputError(f"n is {n!r}; allowed are whole numbers from 1 upwards.")
-    folder = embedded_folder() if str(source) == EMBEDDED else Path(source).expanduser()
+    folder = embedded_folder() if str(source) == EMBEDDED else expand(source)
     pattern = "imagenet_*.jpg" if str(source) == EMBEDDED else "*"
     if not folder.exists():
         raise InputError(f"the image folder '{folder}' does not exist; allowed is a folder, or \"{EMBEDDED}\".")

@@ -20,8 +20,8 @@ from modbp.walkthrough import check_writable
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 """Where the walkthroughs are in a clone of the repository."""
 
-QUIET_KERNEL = ("--IPKernelApp.log_level=ERROR",)
-"""Options of a kernel that does not write warnings about its own transport into the user's terminal."""
+QUIET_KERNEL = ("--IPKernelApp.log_level=CRITICAL",)
+"""Options of a kernel that does not write into the user's terminal of its transport and of how it was stopped."""
 
 
 class NotebookError(RuntimeError):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from modbp import claims
 from modbp.errors import InputError
-from modbp.files import replacing
+from modbp.files import expand, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,6 +32,10 @@ Allowed = type | range | tuple[float, float] | Collection[str]
 
 PACKAGES = ("modbp", "torch", "torchvision", "captum", "numpy", "pillow")
 """The packages whose versions a record holds."""
+
+
+OWN_KEYS = ("walkthrough", "parameters", "versions", "verdicts")
+"""What a record always holds; facts have other names."""
 
 
 def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> SimpleNamespace:
@@ -181,7 +185,15 @@ class Walkthrough:
         ----------
         **facts
             JSON values; a NaN is kept as null.
+
+        Raises
+        ------
+        InputError
+            If a name is one that the record gives itself.
         """
+        taken = [name for name in facts if name in OWN_KEYS]
+        if taken:
+            raise InputError(f"the fact {taken[0]!r} would hide the record's own; allowed are all but {OWN_KEYS}.")
         facts = _as_json(facts)
         json.dumps(facts)  # now, where the mistake is, and not at the end
         self._facts.update(facts)
@@ -381,7 +393,7 @@ def check_writable(path: str | Path, name: str = "results") -> Path:
     >>> check_writable("record.json").name
     'record.json'
     """
-    path = Path(path).expanduser().absolute()
+    path = expand(path).absolute()
     if path.is_dir():
         raise InputError(f"{name} is the folder '{path}'; allowed is the path of a file.")
     if path.exists() and not path.is_file():  # to put a file in the place of /dev/null would break the machine

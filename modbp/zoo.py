@@ -11,7 +11,6 @@ import importlib.util
 import json
 import math
 from collections.abc import Mapping
-from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
 from modbp.errors import InputError
+from modbp.files import expand
 
 EMBEDDED, IMAGENET, RANDOM = "embedded", "imagenet", "random"
 NETWORKS = ("vgg16",)
@@ -116,7 +116,7 @@ def load(
         meta = _imagenet_meta()
         state = _download()
     else:
-        state = _read_state(Path(weights).expanduser())
+        state = _read_state(expand(weights))
         meta = _meta_for(state, source)
     network = _vgg16(state, source)
     kind = preprocessing or ("caffe" if source in (EMBEDDED, RANDOM) else "torchvision")
@@ -345,15 +345,16 @@ def _download() -> Mapping[str, Tensor]:
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
         return weights.get_state_dict(progress=True, check_hash=True)
-    except (OSError, HTTPException) as error:  # OSError: among others no network, a full disk, a folder without access
-        reason = getattr(error, "reason", error)
+    except Exception as error:  # a download and the readers of a damaged file raise many types
+        if file.exists():
+            raise InputError(
+                f"the weights file '{file}' is damaged ({_first_line(error)}); delete it, so that it is downloaded"
+                " again."
+            ) from None
+        reason = _first_line(getattr(error, "reason", error))
         raise InputError(
             f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
             f" ({reason}); allowed are a network connection, the file put there by hand, or weights='embedded'."
-        ) from None
-    except Exception as error:  # the reader raises many types for a damaged file
-        raise InputError(
-            f"the weights file '{file}' is damaged ({_first_line(error)}); delete it, so that it is downloaded again."
         ) from None
 
 
@@ -375,7 +376,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
     return state
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
 
 

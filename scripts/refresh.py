@@ -81,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (CellTimeoutError, DeadKernelError, nbformat.reader.NotJSONError) as error:
             print(f"error: {path.stem} failed: {(str(error).splitlines() or ['its kernel died'])[0]}", file=sys.stderr)
             return 1
-    COVER_FILE.write_bytes(cover())
+        if path.name == COVER[0]:
+            COVER_FILE.write_bytes(cover())
     return 0
 
 

@@ -1,0 +1,143 @@
+"""The walkthrough on image recovery, re-run with other parameters through the command.
+
+Each run costs the better part of half a minute, so there are few of them, each checked from all sides.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+import modbp
+from modbp import cli, notebooks, walkthrough, zoo
+from modbp.errors import InputError
+
+NAME = "image-recovery-vgg16"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and one thread for the kernel: more would fight with the other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+def run(capfd: pytest.CaptureFixture[str], **given: object) -> tuple[int, str, list[str]]:
+    """Run the walkthrough; return the exit status, what it printed, and the lines on its standard error."""
+    arguments = [word for name, value in given.items() for word in ("-p", name, str(value))]
+    status = cli.main(["run", NAME, *arguments])
+    captured = capfd.readouterr()
+    return status, captured.out, captured.err.splitlines()
+
+
+def test_two_random_networks(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    results = folder / "record.json"
+    status, out, err = run(capfd, weights="random", methods="guided_backprop,gradient", n_images=1, results=results)
+    assert (status, err) == (0, [])
+    assert out == f"wrote {folder / f'{NAME}.run.ipynb'}\n"
+    assert sorted(path.name for path in folder.iterdir()) == [f"{NAME}.run.ipynb", "record.json"]
+
+    record = json.loads(results.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert record["walkthrough"] == NAME
+    defaults = notebooks.parameters(notebooks.find(NAME))
+    given = {
+        "weights": "random",
+        "methods": ["guided_backprop", "gradient"],
+        "n_images": 1,
+        "results": str(results),
+    }
+    assert record["parameters"] == defaults | given
+    assert record["versions"] == walkthrough.versions()
+
+    found = {description["source"]: description["sha256"] for description in record["weights"].values()}
+    expected = {f"random (seed {seed})": zoo.fingerprint(zoo.load(weights="random", seed=seed)) for seed in (0, 1)}
+    assert found == expected
+
+    # What the random networks' maps show: Guided Backprop the image, the gradient nothing.
+    for by_method in record["high_pass_correlation"].values():
+        assert set(by_method) == {"guided_backprop", "gradient"}
+        assert by_method["guided_backprop"][0] > 0.4
+        assert abs(by_method["gradient"][0]) < 0.1
+    verdicts = {claim: row["verdict"] for claim, row in record["verdicts"].items()}
+    assert verdicts == {"N1": "confirmed", "N9": "not testable here"}
+    assert {c["verdict"] for c in record["verdicts"]["N9"]["checks"]} == {"not testable here"}
+
+    outputs = [o for cell in nbformat.read(folder / f"{NAME}.run.ipynb", 4).cells for o in cell.get("outputs", [])]
+    assert {o.output_type for o in outputs} <= {"execute_result", "display_data"}
+    assert any("not testable here" in o.data.get("text/plain", "") for o in outputs)
+
+
+def test_a_folder_with_pictures_good_and_bad(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pictures = folder / "my pictures"
+    pictures.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8)
+    Image.fromarray(noise).resize((320, 240)).save(pictures / "good.png")
+    Image.fromarray(noise[..., 0]).resize((100, 80)).save(pictures / "gray.png")
+    Image.fromarray(noise).save(pictures / "cut.jpg")
+    (pictures / "cut.jpg").write_bytes((pictures / "cut.jpg").read_bytes()[:100])
+    Image.new("RGB", (1, 1)).save(pictures / "pixel.png")
+    status, _, err = run(capfd, images=pictures, methods="deconvolution", n_images=10, results="record.json")
+    assert status == 0
+    assert len(err) == 3
+    for line, said in zip(err, ("left out cut.jpg", "gray.png is grayscale", "left out pixel.png"), strict=True):
+        assert line.startswith(f"Note: {said}")
+    record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    assert record["images"] == ["good.png", "gray.png"]
+    assert {len(v) for m in record["high_pass_correlation"].values() for v in m.values()} == {2}
+    verdicts = {c["quantity"]: c["verdict"] for c in record["verdicts"]["N9"]["checks"]}
+    for quantity, verdict in verdicts.items():
+        assert (verdict == "not testable here") == ("deconvolution" not in quantity), quantity
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"images": "no-such-folder"}, "the image folder 'no-such-folder' does not exist; allowed is a folder, or"),
+        ({"weights": "none.pt"}, "weights is 'none.pt', and there is no such file; allowed are embedded, imagenet,"),
+    ],
+)
+def test_what_does_not_exist_stops_the_run_with_one_sentence(
+    given: dict[str, str], said: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    status, out, err = run(capfd, results="record.json", **given)
+    assert (status, out) == (2, "")
+    assert len(err) == 1, err
+    assert err[0].startswith(f"modbp: {said}")
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n_images": 0}, "the parameter n_images is 0; allowed is a whole number from 1 to 10000."),
+        ({"methods": "guided"}, "the parameter methods is 'guided'; allowed is one or more, with commas, of gradient,"),
+        ({"methods": ""}, "the parameter methods is ''; allowed is"),
+        ({"seed": -1}, "the parameter seed is -1; allowed is a whole number from 0 to"),
+        ({"results": "missing/record.json"}, "which does not exist; allowed is an existing folder."),
+        ({"results": "."}, "results is the folder"),
+    ],
+)
+def test_bad_values_stop_at_the_walkthroughs_first_cell(
+    given: dict[str, object], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first cell alone, without a kernel: it refuses before any work."""
+    path = notebooks.find(NAME)
+    parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
+    first = next(c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
+    code = compile(first.source, NAME, "exec")
+    monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
+    with pytest.raises(InputError) as caught:
+        exec(code, dict(parameters))
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_every_method_has_a_name_for_the_figures() -> None:
+    assert set(modbp.METHODS) <= set(modbp.plot.NAMES)
