@@ -67,11 +67,17 @@ def stage(source: Path) -> None:
 
 
 def build(source: Path, output: Path) -> int:
-    """Build the book; return the exit status of jupyter-book, which is 0 only without warnings."""
+    """Build the book; return the exit status of jupyter-book, which is 0 only without warnings.
+
+    What jupyter-book says is printed only where it fails: it names a folder that is about to move.
+    """
     # The package has no __main__, and its script need not be on the path.
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
     options = ["--path-output", str(output), "-W", "-n", "--keep-going", "--quiet"]
-    return subprocess.run([*command, *options], check=False).returncode
+    done = subprocess.run([*command, *options], check=False, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stdout + done.stderr, file=sys.stderr)
+    return done.returncode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -296,7 +296,10 @@ def test_the_sign_identity_holds_with_the_first_layer_bias_free_and_pooling() ->
 def test_equal_to_captum_on_vgg16(weights: str, name: str, peer: type, photographs_224: Tensor) -> None:
     net = vgg16(weights)
     x = photographs_224[:1]
-    ours, theirs = modbp.make(name, net).attribute(x, target=4), peer(net).attribute(x.clone(), target=4)
+    ours, theirs = (
+        modbp.make(name, net).attribute(x, target=4),
+        peer(net).attribute(x.clone().requires_grad_(), target=4),
+    )
     assert relative_difference(ours, theirs) < 1e-5
 
 
@@ -403,6 +406,7 @@ def test_the_gradient_is_refused_nothing(how: str) -> None:
     assert torch.equal(modbp.make("gradient", net).attribute(x, 1), expected)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
 def test_torchscript_is_refused_and_compiled_models_are_right() -> None:
     net, x = Chain("functional"), torch.tensor(X)
     expected = modbp.make("guided_backprop", net).attribute(x, 1)
@@ -410,8 +414,12 @@ def test_torchscript_is_refused_and_compiled_models_are_right() -> None:
     with pytest.raises(modbp.UnsupportedModelError, match="TorchScript"):
         modbp.make("guided_backprop", scripted).attribute(x, 1)
     compiled = torch.compile(net, backend="eager")
-    compiled(x)  # warm: what was compiled would hide its operations
-    assert torch.equal(modbp.make("guided_backprop", compiled).attribute(x, 1), expected)
+    inside = nn.Sequential(torch.compile(net, backend="eager"))
+    for model, layer in ((compiled, "layers.0"), (inside, "0._orig_mod.layers.0")):
+        model(x)  # warm: what was compiled would hide its operations
+        found = modbp.make("guided_backprop", model).relevance(x, [layer, "input"], target=1)
+        assert torch.equal(found["input"], expected)
+        assert found[layer].shape == (3, 7)
 
 
 def test_another_thread_is_left_alone() -> None:
