@@ -169,7 +169,7 @@ def run(
     Raises
     ------
     InputError
-        If the output cannot be written, or a cell refuses a parameter.
+        If the output cannot be written, or a cell refuses a parameter; a note then says which cell.
     NotebookError
         If a cell fails.
     """
@@ -196,7 +196,9 @@ def run(
             )
     except PapermillExecutionError as error:
         if error.ename in {InputError.__name__, UnsupportedModelError.__name__}:
-            raise InputError(error.evalue) from None
+            mistake = InputError(error.evalue)
+            mistake.add_note(f"cell [{error.exec_count}]")
+            raise mistake from None
         raise NotebookError(_explain(path, error)) from None
     except DeadKernelError:
         raise NotebookError(f"{path.stem} failed: its kernel died, perhaps for want of memory.") from None

@@ -10,7 +10,8 @@ import hashlib
 import importlib.util
 import json
 import math
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -46,6 +47,7 @@ FEATURES = 25088
 _ALLOWED = f"allowed are {EMBEDDED}, {IMAGENET}, {RANDOM}, or a state dict in a .pt, .pth or .safetensors file"
 _MEAN_RGB = (123.68, 116.779, 103.939)
 _BLOCKS = (2, 2, 3, 3, 3)
+_CHANNELS = (64, 128, 256, 512, 512)
 
 
 class Network(Protocol):
@@ -208,19 +210,25 @@ def trunk() -> dict[str, Tensor]:
         )
     arrays = {i.name: numpy_helper.to_array(i) for i in onnx.load_from_string(content).graph.initializer}
     state: dict[str, Tensor] = {}
+    for block, convolution, position in _convolutions():
+        layer = f"block{block}_conv{convolution}"
+        weight = torch.tensor(arrays[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"])
+        bias = torch.tensor(arrays[f"functional_1/{layer}_1/Squeeze:0"])
+        _check_published(layer, weight, bias)
+        # The original network reads BGR.
+        state[f"features.{position}.weight"] = weight.flip(1).contiguous() if position == 0 else weight
+        state[f"features.{position}.bias"] = bias
+    return state
+
+
+def _convolutions() -> Iterator[tuple[int, int, int]]:
+    """Yield the block, the number in it, and the position in `features` of each of the thirteen convolutions."""
     position = 0
     for block, convolutions in enumerate(_BLOCKS, start=1):
         for convolution in range(1, convolutions + 1):
-            layer = f"block{block}_conv{convolution}"
-            weight = torch.tensor(arrays[f"functional_1/{layer}_1/convolution/ReadVariableOp:0"])
-            bias = torch.tensor(arrays[f"functional_1/{layer}_1/Squeeze:0"])
-            _check_published(layer, weight, bias)
-            # The original network reads BGR.
-            state[f"features.{position}.weight"] = weight.flip(1).contiguous() if position == 0 else weight
-            state[f"features.{position}.bias"] = bias
-            position += 2
-        position += 1
-    return state
+            yield block, convolution, position
+            position += 2  # behind each a ReLU
+        position += 1  # behind each block a max-pooling
 
 
 def _check_published(layer: str, weight: Tensor, bias: Tensor) -> None:
@@ -303,29 +311,14 @@ def _rows(state: Mapping[str, Tensor], name: str, source: str) -> int:
 def _he_initialization(classes: int, seed: int) -> dict[str, Tensor]:
     """Return weights from N(0, 2 / fan in) and zero biases (He et al., 2015, equation 10)."""
     generator = torch.Generator().manual_seed(seed)
-    widths = {
-        0: 64,
-        2: 64,
-        5: 128,
-        7: 128,
-        10: 256,
-        12: 256,
-        14: 256,
-        17: 512,
-        19: 512,
-        21: 512,
-        24: 512,
-        26: 512,
-        28: 512,
-    }
     shapes: dict[str, tuple[int, ...]] = {}
     n_in = 3
-    for i, n_out in widths.items():
-        shapes[f"features.{i}"] = (n_out, n_in, 3, 3)
-        n_in = n_out
+    for block, _, position in _convolutions():
+        shapes[f"features.{position}"] = (_CHANNELS[block - 1], n_in, 3, 3)
+        n_in = _CHANNELS[block - 1]
     n_in = FEATURES
-    for i, n_out in ((0, 128), (3, 128), (6, classes)):
-        shapes[f"classifier.{i}"] = (n_out, n_in)
+    for position, n_out in ((0, 128), (3, 128), (6, classes)):
+        shapes[f"classifier.{position}"] = (n_out, n_in)
         n_in = n_out
     state: dict[str, Tensor] = {}
     for name, shape in shapes.items():
@@ -344,7 +337,7 @@ def _download() -> Mapping[str, Tensor]:
     weights = torchvision().models.VGG16_Weights.IMAGENET1K_V1
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
-        return weights.get_state_dict(progress=True, check_hash=True)
+        return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
     except Exception as error:  # a download and the readers of a damaged file raise many types
         if file.exists():
             raise InputError(

@@ -53,7 +53,8 @@ def _run_one(path: Path, target: Path, label: str) -> None:
     try:
         notebooks.run(path, target / path.name, cwd=path.parent, progress=bar)
     except InputError as error:  # nobody typed what it complains of, so say where it comes from
-        raise notebooks.NotebookError(f"{path.stem} failed: {error}") from None
+        where = "".join(f" in {note}" for note in getattr(error, "__notes__", []))
+        raise notebooks.NotebookError(f"{path.stem} failed{where}: {error}") from None
     print(f"{label}: done in {time.monotonic() - begun:.0f} s", flush=True)
 
 

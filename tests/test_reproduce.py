@@ -130,7 +130,7 @@ def test_bad_input_inside_a_walkthrough_names_the_walkthrough(
     write("a", "from modbp.errors import InputError\nraise InputError('a sentence.')")
     arguments = ["--notebooks", str(tmp_path / "walkthroughs"), "--output", str(tmp_path / "out")]
     assert reproduce.main(arguments) == 1
-    assert capsys.readouterr().err == "error: a failed: a sentence.\n"
+    assert capsys.readouterr().err == "error: a failed in cell [2]: a sentence.\n"
 
 
 def test_two_at_a_time_in_the_order_of_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
