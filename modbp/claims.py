@@ -20,6 +20,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from modbp.errors import InputError
+from modbp.formatting import decimals as decimals
+from modbp.formatting import number as number
 
 if TYPE_CHECKING:
     from modbp.metrics import Summary
@@ -105,31 +107,6 @@ def at_most(value: float) -> Prediction:
     0.1
     """
     return Prediction(-math.inf, value)
-
-
-def number(value: float) -> str:
-    """Return a number with two decimals, or in powers of ten where these would hide it.
-
-    Examples
-    --------
-    >>> number(0.657), number(3e-7)
-    ('0.66', '3e-07')
-    """
-    return f"{value:.0e}" if 0 < abs(value) < 5e-3 else decimals(value)
-
-
-def decimals(value: float) -> str:
-    """Return a number with two decimals, without a sign before zero.
-
-    Examples
-    --------
-    >>> decimals(0.657), decimals(-0.001), decimals(float("nan"))
-    ('0.66', '0.00', 'undefined')
-    """
-    if math.isnan(value):
-        return "undefined"
-    text = f"{value:.2f}"
-    return "0.00" if text == "-0.00" else text.replace("-", "−")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modbp.claims import decimals
+from modbp.formatting import decimals
 
 
 @dataclass(frozen=True)
