@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 import modbp
 from modbp import composite, zoo
+from modbp._torchvision import torchvision
 from modbp.backward import Trace
 from modbp.metrics import relative_difference
 from modbp.rules import RectGrad
@@ -509,3 +510,32 @@ def test_points_and_starts_that_do_not_fit_are_named() -> None:
     trace.relevance(keep=False)
     with pytest.raises(modbp.InputError, match="keep=False"):
         trace.relevance()
+
+
+def with_relu_modules(model: nn.Module) -> nn.Module:
+    """The same network with ReLU modules in place of its functional ReLUs: what Captum can hook."""
+    model = copy.deepcopy(model)
+    for block in model.modules():
+        if type(block).__name__ == "BasicConv2d":  # GoogLeNet's
+            block.relu = nn.ReLU()
+            block.forward = lambda x, block=block: block.relu(block.bn(block.conv(x)))
+    if type(model).__name__ == "DenseNet":
+        model.last = nn.ReLU()
+        model.forward = lambda x: model.classifier(model.last(model.features(x)).mean((2, 3)))
+    return model
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "googlenet", "densenet121", "squeezenet1_1"])
+@pytest.mark.parametrize(
+    ("name", "peer"), [("guided_backprop", CaptumGuidedBackprop), ("deconvolution", CaptumDeconvolution)]
+)
+@pytest.mark.filterwarnings("ignore:Setting backward hooks", "ignore:.*init_weights.*:FutureWarning")
+def test_equal_to_captum_on_other_architectures(architecture: str, name: str, peer: type) -> None:
+    """Reused and in-place ReLUs, residual sums, concatenation, and functional ReLUs, which Captum passes over."""
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if architecture == "googlenet" else {}
+    net = getattr(torchvision().models, architecture)(weights=None, num_classes=10, **options).double().eval()
+    x = torch.randn(2, 3, 80, 80, dtype=torch.float64)
+    ours = modbp.make(name, net).attribute(x, target=3)
+    theirs = peer(with_relu_modules(net)).attribute(x.clone().requires_grad_(), target=3)
+    assert relative_difference(ours, theirs) < 1e-9
