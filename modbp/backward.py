@@ -198,7 +198,7 @@ class _Substitution(TorchFunctionMode):
         if current._base is not None or id(current) in self._viewed:
             # Other tensors share this memory and must see the change, so here the operation really writes.
             return current.copy_(result)
-        if result is not overwritten:
+        if result is not current:  # what changes nothing may hand back its input, which is then its own successor
             self._replaced[id(current)] = (current, result)
         return result
 

@@ -92,6 +92,10 @@ class Chain(nn.Module):
         if self.style == "in-place module, result ignored":
             self.inplace(z)
             return z
+        if self.style == "in-place, then in-place without effect, results ignored":
+            z.relu_()
+            F.dropout(z, 0.5, training=False, inplace=True)  # hands back its input itself
+            return z
         if self.style == "clamp":
             return z.clamp(min=0) if i else torch.clamp_min(z, 0.0)
         if self.style == "clamp in place, result ignored":
@@ -118,6 +122,7 @@ STYLES = [
     "in-place on a view, result ignored",
     "in-place on a viewed tensor",
     "in-place module, result ignored",
+    "in-place, then in-place without effect, results ignored",
     "clamp",
     "clamp in place, result ignored",
     "threshold",
