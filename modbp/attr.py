@@ -216,7 +216,7 @@ def one_hot(output: Tensor, target: Target) -> Tensor:
                 f"target is None; allowed for an output of shape {tuple(output.shape)} are {_allowed(free)}."
             )
         return torch.ones_like(output)
-    rows = _rows(target, batch, len(free))
+    rows = _rows(target, batch)
     start = torch.zeros_like(output)
     for sample, row in enumerate(rows):
         if len(row) != len(free) or any(isinstance(i, bool) or not isinstance(i, int) for i in row):
@@ -230,7 +230,7 @@ def one_hot(output: Tensor, target: Target) -> Tensor:
     return start
 
 
-def _rows(target: Target, batch: int, dims: int) -> list[tuple[Any, ...]]:
+def _rows(target: Target, batch: int) -> list[tuple[Any, ...]]:
     """Return one tuple of indices per sample."""
     if isinstance(target, Tensor):
         if target.is_floating_point() or target.dtype == torch.bool:

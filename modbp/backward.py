@@ -65,7 +65,6 @@ _OTHER_RECTIFIERS = {
     for function in (getattr(F, name), getattr(torch, name, None), getattr(Tensor, name, None))
     if function is not None
 }
-_BATCH_NORM = {F.batch_norm, torch.batch_norm}
 
 
 def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
@@ -211,7 +210,7 @@ class _Recorder:
 
     def __init__(self, model: Callable[..., Any], layers: Sequence[str]) -> None:
         self.names = {m: name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
-        self.model, self.wanted = model, set(layers)
+        self.wanted = set(layers)
         self.outputs: dict[str, list[Any]] = {name: [] for name in layers}
         self._stack: list[str] = []
         self._thread = threading.get_ident()

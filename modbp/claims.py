@@ -20,8 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from modbp.errors import InputError
-from modbp.formatting import decimals as decimals
-from modbp.formatting import number as number
+from modbp.formatting import number
 
 if TYPE_CHECKING:
     from modbp.metrics import Summary

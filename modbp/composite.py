@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -59,9 +59,3 @@ def guided_backprop() -> Composite:
 def rectgrad(percentile: float = 98.0, threshold: float | None = None) -> Composite:
     """Return RectGrad at every ReLU; see `modbp.rules.RectGrad` for the arguments."""
     return Composite("rectgrad", {"relu": RectGrad(percentile, threshold)})
-
-
-PRESETS: Mapping[str, Callable[..., Composite]] = MappingProxyType(
-    {f.__name__: f for f in (gradient, deconvolution, guided_backprop, rectgrad)}
-)
-"""The named composites."""

@@ -28,3 +28,14 @@ def decimals(value: float) -> str:
         return "undefined"
     text = f"{value:.2f}"
     return "0.00" if text == "-0.00" else text.replace("-", "−")
+
+
+def plus_minus(value: float, spread: float) -> str:
+    """Return a number with its spread, which no line break parts from it.
+
+    Examples
+    --------
+    >>> plus_minus(0.657, 0.02).split()
+    ['0.66', '±', '0.02']
+    """
+    return f"{decimals(value)}\u00a0±\u00a0{decimals(spread)}"

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from modbp.errors import InputError, UnsupportedModelError
+from modbp.errors import InputError, UnsupportedModelError, first_line
 from modbp.files import replacing
 from modbp.walkthrough import check_writable
 
@@ -85,8 +85,9 @@ def parameters(path: Path) -> dict[str, Any]:
     try:
         inspected = papermill.inspect_notebook(_literal(path))
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
-        raise InputError(f"'{path}' cannot be read as a notebook ({reason}); allowed is a Jupyter notebook.") from None
+        raise InputError(
+            f"'{path}' cannot be read as a notebook ({first_line(error)}); allowed is a Jupyter notebook."
+        ) from None
     try:
         return {name: ast.literal_eval(row["default"]) for name, row in inspected.items()}
     except (ValueError, SyntaxError):

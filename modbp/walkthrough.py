@@ -18,11 +18,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from modbp import claims
 from modbp.errors import InputError
 from modbp.files import expand, replacing
+from modbp.formatting import decimals, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +33,6 @@ Allowed = type | range | tuple[float, float] | Collection[str]
 
 PACKAGES = ("modbp", "torch", "torchvision", "captum", "numpy", "pillow")
 """The packages whose versions a record holds."""
-
 
 OWN_KEYS = ("walkthrough", "parameters", "versions", "verdicts")
 """What a record always holds; facts have other names."""
@@ -88,7 +88,7 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
             raise wrong
         return value
-    if isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed):
+    if _is_interval(allowed):
         low, high = allowed
         if not (whole or isinstance(value, float)) or not low <= value <= high:
             raise wrong
@@ -99,12 +99,16 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
     return list(dict.fromkeys(names))
 
 
+def _is_interval(allowed: Allowed) -> TypeGuard[tuple[float, float]]:
+    return isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed)
+
+
 def _describe(allowed: Allowed) -> str:
     if isinstance(allowed, range):
         return f"a whole number from {allowed[0]} to {allowed[-1]}"
     if isinstance(allowed, type):
         return {"str": "text", "bool": "True or False"}.get(allowed.__name__, f"of type {allowed.__name__}")
-    if isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed):
+    if _is_interval(allowed):
         return f"a number from {allowed[0]:g} to {allowed[1]:g}"
     return f"one or more, with commas, of {', '.join(map(str, allowed))}"
 
@@ -421,9 +425,9 @@ def _plus_minus(check: claims.Check) -> str:
     if math.isnan(check.measured):
         return "–"
     if 0 <= check.measured <= check.predicted.high < 1e-3:
-        return f"≤ {claims.number(check.predicted.high)}"
+        return f"≤ {number(check.predicted.high)}"
     # Two decimals whatever the size: rounding errors differ from one processor to the next.
-    return claims.decimals(check.measured) + (f"\u00a0±\u00a0{claims.decimals(check.spread)}" if check.spread else "")
+    return plus_minus(check.measured, check.spread) if check.spread else decimals(check.measured)
 
 
 def table(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:

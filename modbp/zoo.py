@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
-from modbp.errors import InputError
+from modbp.errors import InputError, first_line
 from modbp.files import expand
 
 EMBEDDED, IMAGENET, RANDOM = "embedded", "imagenet", "random"
@@ -274,7 +274,7 @@ def read_classifier(path: Path = CLASSIFIER) -> tuple[dict[str, Tensor], dict[st
         meta = {key: json.loads(written[key]) for key in ("categories", "imagenet_classes")}
     except Exception as error:  # the reader raises many types for a damaged file
         raise InputError(
-            f"the classifier '{path}' cannot be read ({_first_line(error)}); run scripts/fit_classifier.py."
+            f"the classifier '{path}' cannot be read ({first_line(error)}); run scripts/fit_classifier.py."
         ) from None
     return state, meta
 
@@ -328,8 +328,23 @@ def _he_initialization(classes: int, seed: int) -> dict[str, Tensor]:
     return state
 
 
+def imagenet_categories() -> list[str]:
+    """Return the names of ImageNet's 1000 classes, as torchvision has them.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> imagenet_categories()[281]
+    'tabby'
+    """
+    return list(torchvision().models.VGG16_Weights.IMAGENET1K_V1.meta["categories"])
+
+
 def _imagenet_meta() -> dict[str, Any]:
-    names = torchvision().models.VGG16_Weights.IMAGENET1K_V1.meta["categories"]
+    names = imagenet_categories()
     return {"categories": names, "imagenet_classes": list(range(len(names)))}
 
 
@@ -341,10 +356,10 @@ def _download() -> Mapping[str, Tensor]:
     except Exception as error:  # a download and the readers of a damaged file raise many types
         if file.exists():
             raise InputError(
-                f"the weights file '{file}' is damaged ({_first_line(error)}); delete it, so that it is downloaded"
+                f"the weights file '{file}' is damaged ({first_line(error)}); delete it, so that it is downloaded"
                 " again."
             ) from None
-        reason = _first_line(getattr(error, "reason", error))
+        reason = first_line(getattr(error, "reason", error))
         raise InputError(
             f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
             f" ({reason}); allowed are a network connection, the file put there by hand, or weights='embedded'."
@@ -362,15 +377,11 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # the readers raise many types for a damaged file
-        raise InputError(f"the weights file '{path}' cannot be read ({_first_line(error)}); {_ALLOWED}.") from None
+        raise InputError(f"the weights file '{path}' cannot be read ({first_line(error)}); {_ALLOWED}.") from None
     entries = state.items() if isinstance(state, Mapping) else [(None, None)]
     if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in entries):
         raise InputError(f"the weights file '{path}' holds no mapping from names to tensors; {_ALLOWED}.")
     return state
-
-
-def _first_line(error: object) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:120]
 
 
 def _meta_for(state: Mapping[str, Tensor], source: str) -> dict[str, Any]:

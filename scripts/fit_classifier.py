@@ -120,7 +120,7 @@ def build(draws: int, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
     classes, targets = labels.unique(return_inverse=True)
     pixels, index = draw_inputs(photographs, draws, seed)
     state = fit(extract(Trunk(), pixels), targets[index], len(classes), seed)
-    names = torchvision().models.VGG16_Weights.IMAGENET1K_V1.meta["categories"]
+    names = zoo.imagenet_categories()
     metadata = {
         "imagenet_classes": json.dumps(classes.tolist()),
         "categories": json.dumps([names[i] for i in classes.tolist()]),

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 import modbp
 from modbp import claims, files, walkthrough
-from modbp.claims import Prediction, Verdict, about, at_least, at_most, check, decimals, number, overall
+from modbp.claims import Prediction, Verdict, about, at_least, at_most, check, overall
 from modbp.errors import InputError
+from modbp.formatting import decimals, number
 from modbp.walkthrough import begin, check_parameters
 
 N1 = "largest relative difference"

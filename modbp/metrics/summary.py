@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from modbp.formatting import decimals
+from modbp.formatting import plus_minus
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Summary:
 
     def __str__(self) -> str:
         left_out = f" ({self.undefined} undefined)" if self.undefined else ""
-        return f"{decimals(self.mean)}\u00a0±\u00a0{decimals(self.spread)}{left_out}"
+        return plus_minus(self.mean, self.spread) + left_out
 
 
 def summarize_each(values: Mapping[str, Mapping[str, Iterable[float]]]) -> dict[str, dict[str, Summary]]:
