@@ -55,6 +55,7 @@ class Document:
     headings: list[str] = field(default_factory=list)
     language: str = ""
     redirect: str = ""
+    has_icon: bool = False
 
 
 class Reader(HTMLParser):
@@ -70,6 +71,7 @@ class Reader(HTMLParser):
         document.ids.update(value for key in ("id", "name") if (value := found.get(key)))
         document.references += [value for key in ("href", "src", "poster") if (value := found.get(key)) is not None]
         relations = set((found.get("rel") or "").lower().split())
+        document.has_icon |= tag == "link" and "icon" in relations
         keys = ("href",) if tag == "link" and relations & LOADING_RELATIONS else LOADING.get(tag, ())
         for key in keys:
             # A srcset lists addresses, each followed by a size.
@@ -195,6 +197,11 @@ def test_every_local_link_resolves(built_book: Path, documents: list[Document]) 
             elif split.fragment and target in ids and unquote(split.fragment) not in ids[target]:
                 problems.append(f"{document.name}: {address} has no such anchor")
     _report(problems)
+
+
+def test_every_document_names_its_icon(documents: list[Document]) -> None:
+    """The forwarding one too: a browser asks the server for /favicon.ico otherwise, and notes that it is missing."""
+    _report([document.name for document in documents if not document.has_icon])
 
 
 def test_pages_load_nothing_from_elsewhere(built_book: Path, documents: list[Document]) -> None:
