@@ -1,9 +1,7 @@
 """Run a model with rules in place, and send relevance from any point of it back to any other.
 
-A rule is a custom backward of an operation, and an attribution is ordinary autograd under substituted backwards. A
-`torch.overrides.TorchFunctionMode` watches every operation that the model calls, from wherever it calls it, and
-replaces the ones that a rule acts on. The model is never changed: no hook is left on it and no weight is
-overwritten, and a functional, a reused or an in-place ReLU is caught like any other.
+A rule is a custom backward of an operation, and an attribution is ordinary autograd under substituted backwards:
+`modbp.substitution` puts them in place while the model runs once, and a `Trace` walks the graph that this leaves.
 """
 
 from __future__ import annotations
@@ -16,190 +14,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 from modbp.composite import Composite
 from modbp.errors import InputError, UnsupportedModelError
+from modbp.substitution import RelevanceSubstitution, Substitution
 
 INPUT, OUTPUT = "input", "output"
 """The names of the two ends of a model, beside the names of its modules."""
 
 Tensors = Tensor | tuple[Tensor, ...]
-
-
-class _RuledReLU(torch.autograd.Function):
-    """A ReLU whose backward pass is a rule."""
-
-    generate_vmap_rule = True  # many start vectors go back through one graph
-
-    @staticmethod
-    def forward(x: Tensor, rule: Any) -> Tensor:
-        return x.clamp(min=0)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.rule = inputs[1]
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
-        (activation,) = ctx.saved_tensors
-        return ctx.rule(relevance, activation), None
-
-
-_RELU = {F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
-_CLAMP = {
-    *(torch.clamp, torch.clamp_, Tensor.clamp, Tensor.clamp_, torch.clip, torch.clip_, Tensor.clip, Tensor.clip_),
-    *(torch.clamp_min, torch.clamp_min_, Tensor.clamp_min, Tensor.clamp_min_),
-}
-_THRESHOLD = {F.threshold, torch.threshold, getattr(torch, "threshold_")}  # noqa: B009, unknown to type checkers
-_OTHER_RECTIFIERS = {
-    function
-    for name in (
-        *("relu6", "hardtanh", "hardtanh_", "leaky_relu", "leaky_relu_", "prelu", "rrelu", "rrelu_", "elu", "elu_"),
-        *("selu", "selu_", "celu", "celu_", "gelu", "silu", "mish", "softplus", "hardswish", "glu", "softshrink"),
-    )
-    for function in (getattr(F, name), getattr(torch, name, None), getattr(Tensor, name, None))
-    if function is not None
-}
-
-
-def _argument(args: tuple[Any, ...], kwargs: dict[str, Any], position: int, name: str, default: Any = None) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
-
-
-def _is_zero(bound: Any) -> bool:
-    return isinstance(bound, int | float) and bound == 0
-
-
-def _kind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
-    """Return "relu", "other rectifier", or None for an operation that no rule of today acts on."""
-    if function in _RELU:
-        return "relu"
-    if function in _CLAMP:
-        low, high = _argument(args, kwargs, 1, "min"), _argument(args, kwargs, 2, "max")
-        if _is_zero(low):
-            return "relu" if high is None else "other rectifier"
-    if function in _THRESHOLD:
-        below, value = _argument(args, kwargs, 1, "threshold"), _argument(args, kwargs, 2, "value")
-        return "relu" if _is_zero(below) and _is_zero(value) else "other rectifier"
-    return "other rectifier" if function in _OTHER_RECTIFIERS else None
-
-
-def _twins() -> dict[Callable[..., Any], Callable[..., Any]]:
-    """Map each in-place arithmetic method of a tensor to the out-of-place method of the same name."""
-    dunder = {"__iadd__": "add", "__isub__": "sub", "__imul__": "mul", "__itruediv__": "div", "__ipow__": "pow"}
-    plain = (
-        *("add", "sub", "mul", "div", "pow", "neg", "abs", "exp", "log", "sqrt", "rsqrt", "square", "reciprocal"),
-        *("sigmoid", "tanh", "clamp", "clip", "clamp_min", "clamp_max", "addcmul", "addcdiv", "masked_fill", "relu"),
-        *("subtract", "multiply", "divide", "true_divide", "lerp", "sin", "cos", "index_add"),
-    )
-    names = {**dunder, **{f"{name}_": name for name in plain if hasattr(Tensor, f"{name}_")}}
-    twins = {getattr(Tensor, inplace): getattr(Tensor, name) for inplace, name in names.items()}
-    functions = {
-        "relu_": "relu",
-        "clamp_": "clamp",
-        "clip_": "clip",
-        "clamp_min_": "clamp_min",
-        "threshold_": "threshold",
-    }
-    return twins | {getattr(torch, inplace): getattr(torch, name) for inplace, name in functions.items()}
-
-
-_TWINS = _twins()
-
-
-def _is_inplace(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    if function is F.relu:
-        return _argument(args, kwargs, 1, "inplace", False) is True
-    return function in _TWINS or kwargs.get("inplace") is True
-
-
-def _out_of_place(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    if function in _TWINS:
-        return _TWINS[function](*args, **kwargs)
-    if function is F.relu:
-        return F.relu(_argument(args, kwargs, 0, "input"))
-    return function(*args, **{**kwargs, "inplace": False})
-
-
-class _Substitution(TorchFunctionMode):
-    """Calls every operation that a rule acts on with the rule as its backward pass.
-
-    In-place operations become out-of-place ones, or they would overwrite what a rule has saved. The name that pointed
-    at the overwritten tensor must then point at the new one, also where the model ignores what the operation returns
-    (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output.
-    """
-
-    def __init__(self, composite: Composite, layer: Callable[[], str]) -> None:
-        super().__init__()
-        self.composite, self.layer = composite, layer
-        self.hits = 0
-        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}  # id of the old tensor, which is kept alive, to both
-        self._viewed: set[int] = set()
-
-    def follow(self, value: Any) -> Any:
-        """Return `value` with each tensor that an in-place operation has overwritten replaced by its successor."""
-        return tree_map_only(Tensor, self._successor, value) if self._replaced else value
-
-    def _successor(self, tensor: Tensor) -> Tensor:
-        while id(tensor) in self._replaced:
-            tensor = self._replaced[id(tensor)][1]
-        return tensor
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        overwritten = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("input")
-        args, kwargs = self.follow(args), self.follow(kwargs)
-        inplace = _is_inplace(func, args, kwargs)
-        rule = self._rule(func, args, kwargs)
-        if rule is not None:
-            result = _RuledReLU.apply(_argument(args, kwargs, 0, "input"), rule)
-            return self._written(overwritten, result) if inplace else result
-        if inplace and isinstance(overwritten, Tensor) and self._successor(overwritten).requires_grad:
-            result = _out_of_place(func, args, kwargs)
-            return self._written(overwritten, result.to(overwritten.dtype))
-        result = func(*args, **kwargs)
-        if isinstance(result, Tensor) and result._base is not None:
-            self._viewed.add(id(result._base))
-        return result
-
-    def _rule(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
-        kind = _kind(func, args, kwargs)
-        if kind is None or not self.composite.rules:
-            return None
-        if kind == "other rectifier" and self.composite.rule_for("relu", self.layer()) is not None:
-            raise UnsupportedModelError(
-                f"{self.composite.name} has a rule for ReLU and none for {func.__name__}, which {self._where()} calls;"
-                " allowed are models whose rectifiers are ReLUs."
-            )
-        rule = self.composite.rule_for(kind, self.layer())
-        if rule is not None:
-            self.hits += 1
-            if not torch.is_grad_enabled():
-                raise UnsupportedModelError(
-                    f"{self._where()} runs with gradients switched off (torch.no_grad, or reentrant checkpointing), so"
-                    f" no relevance can come back through it; {self.composite.name} needs them on."
-                )
-        return rule
-
-    def _where(self) -> str:
-        return f"layer {self.layer()!r}" if self.layer() else "the model"
-
-    def _written(self, overwritten: Any, result: Tensor) -> Tensor:
-        """Make `result` the value of the overwritten tensor, and return that value."""
-        current = self._successor(overwritten)
-        if current._base is not None or id(current) in self._viewed:
-            # Other tensors share this memory and must see the change, so here the operation really writes.
-            return current.copy_(result)
-        if result is not current:  # what changes nothing may hand back its input, which is then its own successor
-            self._replaced[id(current)] = (current, result)
-        return result
 
 
 class _Recorder:
@@ -214,6 +38,14 @@ class _Recorder:
         self.outputs: dict[str, list[Any]] = {name: [] for name in layers}
         self._stack: list[str] = []
         self._thread = threading.get_ident()
+
+    def owners(self) -> dict[int, list[str]]:
+        """Return for the `id` of each parameter the names of the modules that own it."""
+        found: dict[int, list[str]] = {}
+        for module, name in self.names.items():
+            for parameter in module.parameters(recurse=False):
+                found.setdefault(id(parameter), []).append(name)
+        return found
 
     def layer(self) -> str:
         """Return the name of the innermost module that is running, "" outside of any."""
@@ -364,20 +196,21 @@ class Trace:
         self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
         extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
 
-        mode = _Substitution(composite, recorder.layer)
-        with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording(), mode:
+        make = RelevanceSubstitution if composite.propagates else Substitution
+        mode = make(composite, recorder.layer, recorder.owners())
+        with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording():
             # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
-            output = model(*(x.clone() for x in self._inputs), *extra)
+            copies = tuple(x.clone() for x in self._inputs)
+            mode.enter(copies)
+            with mode:
+                output = model(*copies, *extra)
         output = mode.follow(output)
         if not isinstance(output, Tensor):
             raise UnsupportedModelError(
                 f"the model returned a {type(output).__name__}; allowed is a model that returns one tensor of logits."
             )
-        if composite.rules and not mode.hits:
-            raise UnsupportedModelError(
-                f"{composite.name} acts on ReLUs and none was seen while the model ran, so its map would be the plain"
-                " gradient; allowed are models in eager PyTorch that rectify with ReLU."
-            )
+        mode.finish(output)
+        self._multiply = composite.multiply
         self.output: Tensor = output
         self._points: dict[str, Tensor] = {name: _recorded(name, recorder.outputs) for name in points}
 
@@ -454,6 +287,8 @@ class Trace:
             here = tuple(next(remaining) for _ in _as_tuple(point))
             if any(g is None for g in here):
                 raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
+            if self._multiply:
+                here = tuple(g * t.detach() for g, t in zip(here, _as_tuple(point), strict=True))
             found[name] = here if isinstance(point, tuple) else here[0]
         return found
 
@@ -462,7 +297,7 @@ def _check_model(model: Callable[..., Any], composite: Composite, recorder: _Rec
     if not callable(model):
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module or a function of tensors.")
     scripted = [name or "the model" for m, name in recorder.names.items() if isinstance(m, torch.jit.ScriptModule)]
-    if scripted and composite.rules:
+    if scripted and not composite.is_plain:
         raise UnsupportedModelError(
             f"{scripted[0]} is a TorchScript module, which hides its operations, so {composite.name} cannot act on it;"
             " allowed are modules in eager PyTorch."

@@ -1,49 +1,158 @@
-"""Which rule acts on which operation."""
+"""Which rule acts on which operation: the presets of the literature, and the form for your own."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from modbp.rules import Deconvolution, GuidedBackprop, RectGrad
+from modbp.errors import InputError
+from modbp.rules import (
+    AlphaBeta,
+    Contrast,
+    Deconvolution,
+    Epsilon,
+    Flat,
+    Gamma,
+    GuidedBackprop,
+    Pass,
+    PatternAttribution,
+    PatternNet,
+    RectGrad,
+    Transposed,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
+
+AFFINE = ("linear", "convolution", "batch_norm", "average_pool", "sum")
+KINDS = ("relu", "affine", *AFFINE)
+"""Kinds of operation: `"affine"` is any of the five behind it that has no rule of its own."""
 
 
 @dataclass(frozen=True)
 class Composite:
-    """Rules by kind of operation; an operation without a rule is differentiated as usual.
+    """Rules by layer name, by position and by kind of operation; the first of these that has one decides.
+
+    A composite with rules for the rectifier only changes the gradient: everything else is differentiated as usual. A
+    composite with rules for affine layers propagates relevance: then each affine layer of the model needs a rule, and
+    an operation for which relevance has no meaning is refused.
 
     Parameters
     ----------
     name : str
         What messages call it.
     rules : mapping from str to rule, default empty
-        The kind of operation (today `"relu"`) and the rule that replaces its backward pass.
+        Kind of operation to rule: `"relu"`; `"linear"`, `"convolution"`, `"batch_norm"`, `"average_pool"`, `"sum"`
+        (of tensors, as in a residual net); or `"affine"` for those of the five that are not given.
+    layers : mapping from str to rule, default empty
+        Names of modules, as in `model.named_modules()`, or patterns such as `"features.*"`, to rules for affine layers.
+    first, last : rule, optional
+        For the linear and convolution layers that meet the input itself, and those that make the output.
+    batch_norm : {"merge", "affine"}, default "merge"
+        A batch norm that alone follows a linear layer or a convolution is merged into it (relevance passes it, and the
+        layer's rule sees the product of both), or is an affine layer with a rule of its own.
+    start : {"one", "logit"}, default "one"
+        What the target's logit sends back: 1, or its value, so that relevance sums to the logit.
+    multiply : bool, default False
+        Multiply what arrives at a layer by its activation, as in input × gradient.
+
+    Raises
+    ------
+    InputError
+        If a kind or an option is unknown, or rules of both kinds of position exclude each other.
 
     Examples
     --------
     >>> Composite("guided", {"relu": GuidedBackprop()}).rule_for("relu")
     GuidedBackprop()
-    >>> Composite("gradient").rule_for("relu") is None
-    True
+    >>> mine = Composite("mine", {"affine": ZPlus(), "linear": Epsilon(0.1)}, layers={"head": Flat()}, first=WSquare())
+    >>> mine.rule_for("linear"), mine.rule_for("sum"), mine.rule_for("linear", "head")
+    (Epsilon(epsilon=0.1, bias='included'), ZPlus(alpha=1.0, beta=0.0, bias='excluded'), Flat(bias='excluded'))
+    >>> mine.rule_for("convolution", "features.0", first=True)
+    WSquare(bias='excluded')
     """
 
     name: str
     rules: Mapping[str, Any] = field(default_factory=dict)
+    layers: Mapping[str, Any] = field(default_factory=dict)
+    first: Any | None = None
+    last: Any | None = None
+    batch_norm: str = "merge"
+    start: str = "one"
+    multiply: bool = False
 
     def __post_init__(self) -> None:
-        """Freeze the mapping too, so that a composite can be shared."""
-        object.__setattr__(self, "rules", MappingProxyType(dict(self.rules)))
+        """Check, and freeze the mappings too, so that a composite can be shared."""
+        unknown = [kind for kind in self.rules if kind not in KINDS]
+        if unknown:
+            raise InputError(f"rules has the kind {unknown[0]!r}; allowed are {', '.join(KINDS)}.")
+        for option, value, allowed in (
+            ("batch_norm", self.batch_norm, ("merge", "affine")),
+            ("start", self.start, ("one", "logit")),
+        ):
+            if value not in allowed:
+                raise InputError(f"{option} is {value!r}; allowed are {', '.join(allowed)}.")
+        for name in ("rules", "layers"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
-    def rule_for(self, kind: str, layer: str = "") -> Any | None:
-        """Return the rule for an operation of this kind in this layer, or None for the ordinary backward pass."""
-        return self.rules.get(kind)
+    @property
+    def _affine_rules(self) -> list[Any]:
+        by_kind = [rule for kind, rule in self.rules.items() if kind != "relu"]
+        return [rule for rule in (*by_kind, *self.layers.values(), self.first, self.last) if rule is not None]
+
+    @property
+    def propagates(self) -> bool:
+        """Whether it has rules for affine layers, so that what goes back is relevance and not a gradient."""
+        return bool(self._affine_rules)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has no rule at all: the gradient."""
+        return not self.rules and not self.propagates
+
+    def rule_for(self, kind: str, layer: str = "", first: bool = False, last: bool = False) -> Any | None:
+        """Return the rule for an operation, or None for the ordinary backward pass.
+
+        Parameters
+        ----------
+        kind : str
+            One of `KINDS`.
+        layer : str, default ""
+            The name of the module that it belongs to.
+        first, last : bool, default False
+            Whether it meets the input itself, or makes the output.
+
+        Returns
+        -------
+        rule or None
+        """
+        if kind == "relu":
+            passes = any(getattr(rule, "passes_relus", True) for rule in self._affine_rules)
+            return self.rules.get("relu", Pass() if passes else None)
+        if layer in self.layers:
+            return self.layers[layer]
+        for pattern, rule in self.layers.items():
+            if fnmatch.fnmatchcase(layer, pattern):
+                return rule
+        if kind in ("linear", "convolution"):
+            if first and self.first is not None:
+                return self.first
+            if last and self.last is not None:
+                return self.last
+        return self.rules.get(kind, self.rules.get("affine"))
 
 
 def gradient() -> Composite:
     """Return no rule at all: the gradient."""
     return Composite("gradient")
+
+
+def input_x_gradient() -> Composite:
+    """Return the gradient times the input (Shrikumar et al., 2016)."""
+    return Composite("input_x_gradient", multiply=True)
 
 
 def deconvolution() -> Composite:
@@ -59,3 +168,129 @@ def guided_backprop() -> Composite:
 def rectgrad(percentile: float = 98.0, threshold: float | None = None) -> Composite:
     """Return RectGrad at every ReLU; see `modbp.rules.RectGrad` for the arguments."""
     return Composite("rectgrad", {"relu": RectGrad(percentile, threshold)})
+
+
+def uniform(name: str, rule: Any, batch_norm: str = "merge") -> Composite:
+    """Return one rule at every affine layer."""
+    return Composite(name, {"affine": rule}, batch_norm=batch_norm, start="logit")
+
+
+def lrp_z(bias: str = "included", batch_norm: str = "merge") -> Composite:
+    """Return LRP-0 everywhere, which is input × gradient in a ReLU net without biases."""
+    return uniform("lrp_z", Epsilon(0.0, bias), batch_norm)
+
+
+def lrp_epsilon(epsilon: float = 1e-6, bias: str = "included", batch_norm: str = "merge") -> Composite:
+    """Return LRP-ε everywhere."""
+    return uniform("lrp_epsilon", Epsilon(epsilon, bias), batch_norm)
+
+
+def lrp_gamma(gamma: float = 0.25, bias: str = "split", batch_norm: str = "merge") -> Composite:
+    """Return LRP-γ everywhere."""
+    return uniform("lrp_gamma", Gamma(gamma, bias), batch_norm)
+
+
+def lrp_zplus(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
+    """Return z⁺ everywhere."""
+    return uniform("lrp_zplus", ZPlus(bias=bias), batch_norm)
+
+
+def lrp_alpha_beta(
+    alpha: float = 2.0, beta: float | None = None, bias: str = "split", batch_norm: str = "merge"
+) -> Composite:
+    """Return LRP-αβ everywhere; α − β = 1."""
+    rule = AlphaBeta(alpha, beta, bias)
+    return uniform(f"lrp_alpha{rule.alpha:g}_beta{rule.beta:g}", rule, batch_norm)
+
+
+def lrp_alpha2_beta1(bias: str = "split", batch_norm: str = "merge") -> Composite:
+    """Return LRP-αβ with α = 2 and β = 1 everywhere."""
+    return lrp_alpha_beta(2.0, 1.0, bias, batch_norm)
+
+
+def lrp_alpha5_beta4(bias: str = "split", batch_norm: str = "merge") -> Composite:
+    """Return LRP-αβ with α = 5 and β = 4 everywhere."""
+    return lrp_alpha_beta(5.0, 4.0, bias, batch_norm)
+
+
+def lrp_w_square(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
+    """Return w² everywhere."""
+    return uniform("lrp_w_square", WSquare(bias), batch_norm)
+
+
+def lrp_flat(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
+    """Return the flat rule everywhere."""
+    return uniform("lrp_flat", Flat(bias), batch_norm)
+
+
+def lrp_z_box(low: Any = None, high: Any = None, bias: str = "included", batch_norm: str = "merge") -> Composite:
+    """Return zᴮ at the first layer, where alone its box is known, and LRP-0 above."""
+    rules = {"affine": Epsilon(0.0, bias)}
+    return Composite("lrp_z_box", rules, first=ZBox(low, high), batch_norm=batch_norm, start="logit")
+
+
+def deep_taylor(low: Any = None, high: Any = None, batch_norm: str = "merge") -> Composite:
+    """Return Deep Taylor: z⁺, and at the first layer zᴮ if the inputs' bounds are given, else w²."""
+    first = WSquare() if low is None and high is None else ZBox(low, high)
+    return Composite("deep_taylor", {"affine": ZPlus()}, first=first, batch_norm=batch_norm, start="logit")
+
+
+def excitation_bp(batch_norm: str = "merge") -> Composite:
+    """Return Excitation Backprop: z⁺ everywhere, from a one at the target."""
+    return Composite("excitation_bp", {"affine": ZPlus()}, batch_norm=batch_norm)
+
+
+def contrastive_excitation_bp(batch_norm: str = "merge") -> Composite:
+    """Return contrastive Excitation Backprop: the target's map less that of its opposite."""
+    return Composite("contrastive_excitation_bp", {"affine": ZPlus()}, last=Contrast(), batch_norm=batch_norm)
+
+
+def _dense_and_convolution(name: str, dense: Any, convolution: Any, batch_norm: str, **options: Any) -> Composite:
+    """Return one rule for dense layers, one for convolutions, and LRP-ε with the dense rule's ε for pools and sums."""
+    rules = {"affine": dense, "convolution": convolution}
+    return Composite(name, rules, batch_norm=batch_norm, start="logit", **options)
+
+
+def epsilon_plus(epsilon: float = 1e-6, bias: str = "split", batch_norm: str = "merge") -> Composite:
+    """Return LRP-ε in dense layers and z⁺ in convolutions (Kohlbrenner et al., 2020)."""
+    return _dense_and_convolution("epsilon_plus", Epsilon(epsilon), ZPlus(bias=bias), batch_norm)
+
+
+def epsilon_alpha2_beta1(epsilon: float = 1e-6, bias: str = "split", batch_norm: str = "merge") -> Composite:
+    """Return LRP-ε in dense layers and α = 2, β = 1 in convolutions (Kohlbrenner et al., 2020)."""
+    return _dense_and_convolution("epsilon_alpha2_beta1", Epsilon(epsilon), AlphaBeta(2.0, 1.0, bias), batch_norm)
+
+
+def epsilon_gamma_box(
+    low: Any = None, high: Any = None, epsilon: float = 1e-6, gamma: float = 0.25, bias: str = "split",
+    batch_norm: str = "merge",
+) -> Composite:  # fmt: skip
+    """Return zᴮ at the first layer, LRP-γ in convolutions and LRP-ε in dense layers (Montavon et al., 2019)."""
+    convolution = Gamma(gamma, bias)
+    return _dense_and_convolution("epsilon_gamma_box", Epsilon(epsilon), convolution, batch_norm, first=ZBox(low, high))
+
+
+def sixt_composite(alpha: float = 1.0, epsilon: float = 1e-10) -> Composite:
+    """Return a composite of Sixt et al. (2020) as their code runs it: LRP-ε in dense layers, αβ in all others.
+
+    Their two are α = 1 and α = 2. Biases stay in the denominators, and batch norm is an affine layer of its own.
+
+    Examples
+    --------
+    >>> sixt_composite(2).rule_for("sum")
+    AlphaBeta(alpha=2, beta=1, bias='included')
+    """
+    rules = {"affine": AlphaBeta(alpha, bias="included"), "linear": Epsilon(epsilon)}
+    return Composite(f"sixt_composite_alpha{alpha:g}", rules, batch_norm="affine", start="logit")
+
+
+def pattern_net(patterns: Mapping[str, Any]) -> Composite:
+    """Return PatternNet with the given patterns by layer name; see `modbp.patterns.fit`."""
+    layers = {name: PatternNet(pattern) for name, pattern in patterns.items()}
+    return Composite("pattern_net", {"average_pool": Transposed(), "sum": Transposed()}, layers, start="logit")
+
+
+def pattern_attribution(patterns: Mapping[str, Any]) -> Composite:
+    """Return PatternAttribution with the given patterns by layer name; see `modbp.patterns.fit`."""
+    layers = {name: PatternAttribution(pattern) for name, pattern in patterns.items()}
+    return Composite("pattern_attribution", {"average_pool": Transposed(), "sum": Transposed()}, layers, start="logit")

@@ -1,5 +1,31 @@
-"""Backward rules: one rule is one small class whose body reads like its formula."""
+"""Backward rules: one rule is one small class whose body reads like its formula.
 
-from modbp.rules.relu import Deconvolution, GuidedBackprop, RectGrad, ReLURule
+Read them in this order: `relu` (what becomes of a signal that crosses a rectifier), `affine` (what a layer is to a
+rule), `relevance` (LRP and its relatives), `pattern` (PatternNet and PatternAttribution), `deeplift`.
+"""
 
-__all__ = ["Deconvolution", "GuidedBackprop", "ReLURule", "RectGrad"]
+from modbp.rules.affine import AffineLayer
+from modbp.rules.pattern import PatternAttribution, PatternNet, Transposed
+from modbp.rules.relevance import AlphaBeta, Contrast, Epsilon, Flat, Gamma, RelevanceRule, WSquare, ZBox, ZPlus
+from modbp.rules.relu import Deconvolution, GuidedBackprop, Pass, RectGrad, ReLURule
+
+__all__ = [
+    "AffineLayer",
+    "AlphaBeta",
+    "Contrast",
+    "Deconvolution",
+    "Epsilon",
+    "Flat",
+    "Gamma",
+    "GuidedBackprop",
+    "Pass",
+    "PatternAttribution",
+    "PatternNet",
+    "ReLURule",
+    "RectGrad",
+    "RelevanceRule",
+    "Transposed",
+    "WSquare",
+    "ZBox",
+    "ZPlus",
+]

@@ -7,6 +7,7 @@ Every rule below is one mask on the arriving signal :math:`R`. Write :math:`a=\m
 method             signal at the ReLU's input                  source
 =================  ==========================================  =========================================
 gradient           :math:`R\,1[a>0]`                           the chain rule
+pass (LRP)         :math:`R`                                   Bach et al. (2015)
 Deconvolution      :math:`\max(R,0)`                           Zeiler and Fergus (2014)
 Guided Backprop    :math:`\max(R,0)\,1[a>0]`                   Springenberg et al. (2014)
 RectGrad           :math:`R\,1[a R>\tau]`                      Kim et al. (2019)
@@ -20,6 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -44,6 +46,25 @@ class ReLURule(Protocol):
 
 
 @dataclass(frozen=True)
+class Pass:
+    """Hand the relevance on as it is: R, as every rule of LRP does at an activation.
+
+    Source: Bach et al., *On Pixel-Wise Explanations for Non-Linear Classifier Decisions by Layer-Wise Relevance
+    Propagation* (2015), section "Pixel-wise decomposition for multilayer networks".
+
+    Examples
+    --------
+    >>> import torch
+    >>> Pass()(torch.tensor([-1.0, 2.0]), activation=torch.tensor([5.0, 0.0]))
+    tensor([-1.,  2.])
+    """
+
+    def __call__(self, relevance: Tensor, activation: Tensor) -> Tensor:
+        """Return R; see `ReLURule`."""
+        return relevance
+
+
+@dataclass(frozen=True)
 class Deconvolution:
     """Keep the positive part of the signal, whatever the activation: max(R, 0).
 
@@ -58,7 +79,7 @@ class Deconvolution:
 
     def __call__(self, relevance: Tensor, activation: Tensor) -> Tensor:
         """Return max(R, 0); see `ReLURule`."""
-        return relevance.clamp(min=0)
+        return relevance.relu()  # a ReLU, now of the signal
 
 
 @dataclass(frozen=True)
@@ -76,7 +97,7 @@ class GuidedBackprop:
 
     def __call__(self, relevance: Tensor, activation: Tensor) -> Tensor:
         """Return max(R, 0) · 1[a > 0]; see `ReLURule`."""
-        return relevance.clamp(min=0) * (activation > 0)
+        return torch.ops.aten.threshold_backward(relevance, activation, 0).relu_()  # R · 1[a > 0] in one pass
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,316 @@
+r"""What a relevance rule sees of a layer: one affine map :math:`z = W a + b`, and how its output is made up.
+
+A dense layer, a convolution, a batch norm in evaluation mode, an average pool and a sum are all of this form. A rule
+never asks which: it forms *contributions* :math:`c_{kj} = w_{kj}\,a_j` of the inputs :math:`j` to an output :math:`k`,
+perhaps of a part of the weights or of the inputs only, and hands the relevance :math:`R_k` back in proportion:
+
+.. math:: R_j = \sum_k c_{kj}\,\frac{R_k}{\sum_i c_{ki}}.
+
+:class:`AffineLayer` gives a rule the contributions; the subclasses of :class:`LinearMap` know how each kind of layer
+applies :math:`W` and its transpose.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Part = Callable[[Tensor], Tensor]
+"""A function of single weights, such as their positive part: W stands for `whole(W)`, W⁺ for `positive(W)`."""
+
+
+def whole(weight: Tensor) -> Tensor:
+    """Return W itself."""
+    return weight
+
+
+def positive(values: Tensor) -> Tensor:
+    """Return max(v, 0) of each entry.
+
+    Examples
+    --------
+    >>> positive(torch.tensor([-1.0, 2.0])), negative(torch.tensor([-1.0, 2.0]))
+    (tensor([0., 2.]), tensor([-1., 0.]))
+    """
+    return values.relu()  # the same as a clamp, and several times faster
+
+
+def negative(values: Tensor) -> Tensor:
+    """Return min(v, 0) of each entry."""
+    return values.clamp(max=0)
+
+
+class LinearMap:
+    """The linear part of a layer: a ↦ W a, and its transpose s ↦ Wᵀ s.
+
+    Parameters
+    ----------
+    weight : Tensor
+        The weights in the layer's own layout.
+    input_shape : torch.Size
+        Shape of the input, (batch, ...).
+    """
+
+    def __init__(self, weight: Tensor, input_shape: torch.Size) -> None:
+        self.weight, self.input_shape = weight, input_shape
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a, of the output's shape."""
+        raise NotImplementedError
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s, of the input's shape."""
+        raise NotImplementedError
+
+    def scaled(self, scale: Tensor) -> LinearMap:
+        """Return the map whose outputs are multiplied by `scale`, one factor per output channel."""
+        raise NotImplementedError
+
+    def with_weight(self, weight: Tensor) -> LinearMap:
+        """Return the map of the same form that has other weights."""
+        other = copy.copy(self)
+        other.weight = weight
+        return other
+
+
+class Dense(LinearMap):
+    """`torch.nn.functional.linear`: the last dimension, weights of shape (out, in)."""
+
+    # A dense layer at batch 1 is bound by reading its weights (411 MB in VGG16's first), and a clamped copy of them
+    # would be written to memory and read again. A few rows at a time stay in the processor's cache.
+    _ROWS_OF = 2**21
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a."""
+        if part is whole:
+            return F.linear(a, self.weight)
+        return torch.cat([F.linear(a, part(rows)) for rows in self._rows()], dim=-1)
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s."""
+        if part is whole:
+            return s @ self.weight
+        rows = self._rows()
+        shares = torch.split(s, rows[0].shape[0], dim=-1)
+        total = shares[0] @ part(rows[0])
+        for share, weight in zip(shares[1:], rows[1:], strict=True):
+            total = total.add_(share @ part(weight))
+        return total
+
+    def scaled(self, scale: Tensor) -> LinearMap:
+        """Return the map of scale · W."""
+        return self.with_weight(self.weight * scale[:, None])
+
+    def _rows(self) -> tuple[Tensor, ...]:
+        return self.weight.split(max(1, self._ROWS_OF // self.weight.shape[1]))
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Where a convolution's kernel goes: the arguments of `torch.convolution` behind the bias."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    transposed: bool
+    output_padding: tuple[int, ...]
+    groups: int
+
+
+class Convolution(LinearMap):
+    """A convolution of one to three dimensions, or a transposed one, with any stride, dilation and groups."""
+
+    def __init__(self, weight: Tensor, input_shape: torch.Size, geometry: Geometry) -> None:
+        super().__init__(weight, input_shape)
+        self.geometry = geometry
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a."""
+        g = self.geometry
+        return torch.convolution(
+            a, part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
+        )
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s."""
+        g, shape_only = self.geometry, s.new_empty(1).expand(self.input_shape)
+        grads = torch.ops.aten.convolution_backward(
+            *(s, shape_only, part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed),
+            *(g.output_padding, g.groups, [True, False, False]),
+        )
+        return grads[0]
+
+    def scaled(self, scale: Tensor) -> LinearMap:
+        """Return the map of scale · W."""
+        ones = [1] * (self.weight.dim() - 2)
+        if not self.geometry.transposed:
+            return self.with_weight(self.weight * scale.reshape(-1, 1, *ones))
+        # A transposed convolution keeps its outputs in the second dimension, one group after another in the first.
+        groups, (inputs, outputs) = self.geometry.groups, self.weight.shape[:2]
+        factor = scale.reshape(groups, 1, outputs).expand(groups, inputs // groups, outputs)
+        return self.with_weight(self.weight * factor.reshape(inputs, outputs, *ones))
+
+
+class Diagonal(LinearMap):
+    """One weight per channel, as in a batch norm in evaluation mode; `weight` broadcasts against the input."""
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a."""
+        return part(self.weight) * a
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s."""
+        return part(self.weight) * s
+
+
+class AveragePool(LinearMap):
+    """A mean over windows or dimensions. All weights of an output are equal, so one number stands for them.
+
+    Parameters
+    ----------
+    pool : callable
+        a ↦ W a, for the weights of the layer.
+    """
+
+    def __init__(self, weight: Tensor, input_shape: torch.Size, pool: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(weight, input_shape)
+        self._pool = pool
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a, up to a factor that is the same for all inputs of an output."""
+        return self._pool(a * part(self.weight))
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s, up to the same factor."""
+        with torch.enable_grad():
+            a = self.weight.new_zeros(self.input_shape, requires_grad=True)
+            z = self._pool(a)
+        return torch.autograd.grad(z, a, s)[0] * part(self.weight)
+
+
+class Sum(LinearMap):
+    """A sum of tensors, stacked along a new first dimension: `weight` holds a factor for each, such as 1 and −1."""
+
+    def apply(self, a: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W) a."""
+        return (part(self.weight) * a).sum(0)
+
+    def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
+        """Return part(W)ᵀ s."""
+        return part(self.weight) * s
+
+
+def divide(relevance: Tensor, total: Tensor) -> Tensor:
+    """Return R / z, and zero where z is zero: what nothing contributed to has nothing to hand its relevance to.
+
+    Examples
+    --------
+    >>> divide(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.0]))
+    tensor([0.5000, 0.0000])
+    """
+    return relevance / total.masked_fill(total == 0, math.inf)
+
+
+class Contributions:
+    """A way to make up a layer's output: terms of an input part and a weight part, c = Σ part(W) · a.
+
+    Parameters
+    ----------
+    linear : LinearMap
+    terms : sequence of (Tensor, callable)
+        Input parts, broadcastable to the shape of the input, each with the part of the weights that it meets.
+    """
+
+    def __init__(self, linear: LinearMap, terms: Sequence[tuple[Tensor, Part]]) -> None:
+        self._linear, self._terms = linear, terms
+
+    @cached_property
+    def total(self) -> Tensor:
+        """The contributions to each output added up, of the output's shape."""
+        first, *others = (self._linear.apply(a, part) for a, part in self._terms)
+        return sum(others, start=first)
+
+    def share(self, s: Tensor) -> Tensor:
+        """Return for each input j the sum over outputs k of c_kj · s_k; s = R / total redistributes R."""
+        shares = [self._linear.transpose(s, part).mul_(a) for a, part in self._terms]
+        total = shares[0]
+        for other in shares[1:]:
+            total = total.add_(other)
+        return total
+
+
+class AffineLayer:
+    """One call of a layer, z = W a + b, as its rule sees it.
+
+    Parameters
+    ----------
+    linear : LinearMap
+    input : Tensor, shape (batch, ...)
+        a.
+    output : Tensor, shape (batch, ...), optional
+        z, the bias included; computed when a rule asks for it and it was not given.
+    bias : Tensor, optional
+        b, broadcastable to the output.
+    nonnegative : bool, default False
+        Whether a is known to have no negative entry, as behind a ReLU; the terms with its negative part then vanish.
+
+    Examples
+    --------
+    >>> a, W = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, -1.0]])
+    >>> layer = AffineLayer(Dense(W, a.shape), a, F.linear(a, W))
+    >>> layer.contributions().total, layer.positive_contributions().total, layer.negative_contributions().total
+    (tensor([[1.]]), tensor([[3.]]), tensor([[-2.]]))
+    >>> layer.contributions().share(torch.tensor([[1.0]]))
+    tensor([[ 3., -2.]])
+    """
+
+    def __init__(
+        self,
+        linear: LinearMap,
+        input: Tensor,
+        output: Tensor | None = None,
+        bias: Tensor | None = None,
+        nonnegative: bool = False,
+    ) -> None:
+        self.linear, self.input, self.bias, self.nonnegative = linear, input, bias, nonnegative
+        if output is not None:
+            self.output = output
+
+    @cached_property
+    def output(self) -> Tensor:
+        """Return z = W a + b."""
+        return self.with_bias(self.linear.apply(self.input))
+
+    def with_bias(self, total: Tensor, part: Part = whole) -> Tensor:
+        """Return total + part(b)."""
+        return total if self.bias is None else total + part(self.bias)
+
+    @property
+    def output_without_bias(self) -> Tensor:
+        """W a."""
+        return self.output if self.bias is None else self.output - self.bias
+
+    def contributions(self, *terms: tuple[Tensor, Part]) -> Contributions:
+        """Return contributions made of the given terms; by default all of them, w · a."""
+        return Contributions(self.linear, terms or [(self.input, whole)])
+
+    def signed_contributions(self, with_positive: Part, with_negative: Part) -> Contributions:
+        """Return part(W) a⁺ + part'(W) a⁻, for parts that differ by the sign of the input."""
+        if self.nonnegative:
+            return self.contributions((self.input, with_positive))
+        return self.contributions((positive(self.input), with_positive), (negative(self.input), with_negative))
+
+    def positive_contributions(self) -> Contributions:
+        """Return the contributions (w a)⁺: W⁺a⁺ + W⁻a⁻."""
+        return self.signed_contributions(positive, negative)
+
+    def negative_contributions(self) -> Contributions:
+        """Return the contributions (w a)⁻: W⁻a⁺ + W⁺a⁻."""
+        return self.signed_contributions(negative, positive)

@@ -1,0 +1,553 @@
+"""Call every operation of a running model with a rule as its backward pass.
+
+A `torch.overrides.TorchFunctionMode` sees each operation before it runs, from wherever the model calls it, and these
+modes run it inside an autograd function whose backward is a rule. Nothing of the model is changed: no hook is left on
+it and no weight is overwritten, and a functional, a reused or an in-place ReLU is caught like any other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from modbp import operations as op
+from modbp.composite import Composite
+from modbp.errors import UnsupportedModelError
+from modbp.rules import Pass
+from modbp.rules.affine import AffineLayer, LinearMap
+
+Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
+"""A function with its arguments."""
+
+
+class _RuledReLU(torch.autograd.Function):
+    """A ReLU whose backward pass is a rule."""
+
+    generate_vmap_rule = True  # many start vectors go back through one graph
+
+    @staticmethod
+    def forward(x: Tensor, rule: Any) -> Tensor:
+        return x.relu()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.rule = inputs[1]
+        ctx.save_for_backward(output)
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+        (activation,) = ctx.saved_tensors
+        return ctx.rule(relevance, activation), None
+
+
+class _Passed(torch.autograd.Function):
+    """An operation that relevance passes as it is; `value` holds what the operation returned."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, value: list[Tensor]) -> Tensor:
+        return value.pop()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.shape = inputs[0].shape
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+        return _fitted(relevance, ctx.shape), None
+
+
+class _RuledAffine(torch.autograd.Function):
+    """An affine operation whose backward pass is a rule; `value` holds what the operation returned."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(call: AffineCall, value: list[Tensor], *inputs: Tensor) -> Tensor:
+        return value.pop()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.call, _, *tensors = inputs
+        ctx.save_for_backward(*tensors, *([output] if ctx.call.keeps_output else []))
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        call: AffineCall = ctx.call
+        saved = ctx.saved_tensors
+        inputs, output = (saved[:-1], saved[-1]) if call.keeps_output else (saved, None)
+        if call.passes:
+            return None, None, relevance
+        result = call.rule(relevance, call.layer(inputs, output))
+        if call.kind != "sum":
+            return None, None, result
+        return None, None, *(_fitted(r, x.shape) for r, x in zip(result.unbind(0), inputs, strict=True))
+
+
+def _fitted(relevance: Tensor, shape: torch.Size) -> Tensor:
+    """Add up what came back for copies that broadcasting made."""
+    return relevance if relevance.shape == shape else relevance.sum_to_size(shape)
+
+
+@dataclass(eq=False)
+class AffineCall:
+    """One affine operation of a forward pass.
+
+    Attributes
+    ----------
+    kind, name : str
+        What it is, and the module that it belongs to.
+    linear : callable
+        Returns its `LinearMap`.
+    bias : Tensor, optional
+    nonnegative : bool
+        Whether its input is known to have no negative entry.
+    first, last : bool
+        Whether it meets the input itself, or makes the output.
+    keeps_output : bool
+        Whether its rule may ask for the output.
+    rule : rule
+        Known once the forward pass has ended.
+    norm : AffineCall, optional
+        The batch norm that follows it and is to be merged into it.
+    passes : bool
+        Whether it is a batch norm that was merged.
+    uses : int
+        How many operations its output went into.
+    rectified : bool
+        Whether a ReLU follows.
+    """
+
+    kind: str
+    name: str
+    linear: Callable[[], LinearMap]
+    bias: Tensor | None
+    nonnegative: bool = False
+    first: bool = False
+    last: bool = False
+    keeps_output: bool = True
+    rule: Any = None
+    norm: AffineCall | None = None
+    merged: AffineCall | None = None
+    passes: bool = False
+    uses: int = 0
+    rectified: bool = False
+
+    def layer(self, inputs: tuple[Tensor, ...], output: Tensor | None) -> AffineLayer:
+        """Return what the rule sees of it, with the batch norm that was merged into it."""
+        linear, bias = self.linear(), self.bias
+        a = inputs[0] if self.kind != "sum" else torch.stack(torch.broadcast_tensors(*inputs))
+        if self.norm is not None:
+            scale, shift = self.norm.linear().weight, self.norm.bias
+            assert shift is not None
+            per_output = scale if self.kind == "convolution" else scale.reshape(-1)
+            linear = linear.scaled(scale.reshape(-1))
+            shift = shift.reshape(per_output.shape)
+            bias = shift if bias is None else bias * per_output + shift
+            output = None if output is None else output * per_output + shift
+        return AffineLayer(linear, a, output, bias, self.nonnegative or not bool((a < 0).any()))
+
+
+@dataclass
+class Facts:
+    """What is known of a tensor that depends on the model's input.
+
+    Attributes
+    ----------
+    nonnegative : bool
+        It has no negative entry.
+    raw : bool
+        No linear layer or convolution lies between the input and it.
+    sources : frozenset of AffineCall
+        The linear layers and convolutions from which it comes with none in between.
+    producer : AffineCall, optional
+        The affine operation whose output it is.
+    """
+
+    nonnegative: bool = False
+    raw: bool = False
+    sources: frozenset[AffineCall] = field(default_factory=frozenset)
+    producer: AffineCall | None = None
+
+
+class Substitution(TorchFunctionMode):
+    """Calls every rectifier that a rule acts on with the rule as its backward pass.
+
+    In-place operations become out-of-place ones, or they would overwrite what a rule has saved. The name that pointed
+    at the overwritten tensor must then point at the new one, also where the model ignores what the operation returns
+    (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output.
+
+    Parameters
+    ----------
+    composite : Composite
+    layer : callable
+        Returns the name of the module that is running, "" outside of any.
+    owners : mapping from int to list of str
+        For the `id` of each parameter the modules that own it.
+    """
+
+    def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
+        super().__init__()
+        self.composite, self.running, self.owners = composite, layer, owners
+        self.hits = 0
+        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}  # id of the old tensor, which is kept alive, to both
+        self._viewed: set[int] = set()
+
+    def enter(self, inputs: tuple[Tensor, ...]) -> None:
+        """Take note of the model's inputs."""
+
+    def finish(self, output: Tensor) -> None:
+        """Refuse a model on which no rule has acted; called once the forward pass has ended."""
+        if self.composite.rules and not self.hits:
+            raise UnsupportedModelError(
+                f"{self.composite.name} acts on ReLUs and none was seen while the model ran, so its map would be the"
+                " plain gradient; allowed are models in eager PyTorch that rectify with ReLU."
+            )
+
+    def follow(self, value: Any) -> Any:
+        """Return `value` with each tensor that an in-place operation has overwritten replaced by its successor."""
+        return tree_map_only(Tensor, self._successor, value) if self._replaced else value
+
+    def _successor(self, tensor: Tensor) -> Tensor:
+        while id(tensor) in self._replaced:
+            tensor = self._replaced[id(tensor)][1]
+        return tensor
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        overwritten = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("input")
+        args, kwargs = self.follow(args), self.follow(kwargs)
+        call = op.out_of_place(func, args, kwargs)
+        if call is not None and isinstance(overwritten, Tensor) and self.takes_over(*call):
+            result = self.operate(*call)
+            return self._written(overwritten, self.converted(result, overwritten.dtype))
+        result = self.operate(func, args, kwargs)
+        if isinstance(result, Tensor) and result._base is not None:
+            self._viewed.add(id(result._base))
+        return result
+
+    def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the result in the type of the tensor that an in-place operation writes to."""
+        return result.to(dtype)
+
+    def takes_over(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether an in-place operation is to become an out-of-place one."""
+        x = op.argument(args, kwargs, 0, "input")
+        return x.requires_grad or self._rectifier(func, args, kwargs) is not None
+
+    def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation, with a rule as its backward pass where there is one for it."""
+        found = self._rectifier(func, args, kwargs)
+        if found is None:
+            return func(*args, **kwargs)
+        rule, cap = found
+        result = _RuledReLU.apply(op.argument(args, kwargs, 0, "input"), rule)
+        # min(max(x, 0), cap): the rule acts on the ReLU, and the cap stays what it is.
+        return result if cap == math.inf else result.clamp(max=cap)
+
+    def _rectifier(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
+        """Return the rule for a ReLU and its cap, or None where the ordinary backward pass is right."""
+        rule = self.composite.rule_for("relu")
+        found = op.rectifier(func, args, kwargs) if rule is not None else None
+        if found is None:
+            return None
+        kind, cap = found
+        if kind != "relu":
+            raise UnsupportedModelError(
+                f"{self.composite.name} has a rule for ReLU and none for {op.name_of(func)}, which {self.where()}"
+                " calls; allowed are models whose rectifiers are ReLUs or ReLU6s."
+            )
+        self.hits += 1
+        self.check_gradients()
+        return rule, cap
+
+    def check_gradients(self) -> None:
+        """Refuse an operation from which nothing can come back."""
+        if not torch.is_grad_enabled():
+            raise UnsupportedModelError(
+                f"{self.where()} runs with gradients switched off (torch.no_grad, or reentrant checkpointing), so"
+                f" no relevance can come back through it; {self.composite.name} needs them on."
+            )
+
+    def where(self) -> str:
+        """Return what a message calls the place where the model is."""
+        return f"layer {self.running()!r}" if self.running() else "the model"
+
+    def _written(self, overwritten: Any, result: Tensor) -> Tensor:
+        """Make `result` the value of the overwritten tensor, and return that value."""
+        current = self._successor(overwritten)
+        if result is current:  # what changes nothing may hand back its input
+            return result
+        if current._base is not None or id(current) in self._viewed:
+            # Other tensors share this memory and must see the change, so here the operation really writes.
+            return self.write(current, result)
+        self._replaced[id(current)] = (current, result)
+        return result
+
+    def write(self, current: Tensor, result: Tensor) -> Tensor:
+        """Write to memory that several tensors share."""
+        return current.copy_(result)
+
+
+class RelevanceSubstitution(Substitution):
+    """Calls every affine operation with its rule as the backward pass, and refuses what no rule can treat.
+
+    What is known of each tensor that depends on the input travels with it, as an attribute of the tensor: whether an
+    operation is on the path from the input, whether its input is non-negative, which layers are the first and last.
+    """
+
+    _NAME = "_modbp_facts"
+
+    def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
+        super().__init__(composite, layer, owners)
+        self.calls: list[AffineCall] = []
+        self._leaves: set[int] = set()
+        relu = composite.rule_for("relu")
+        self._passes_activations = isinstance(relu, Pass)
+
+    # What is known of tensors.
+
+    def facts(self, value: Any) -> Facts | None:
+        """Return what is known of a tensor, or None for what does not depend on the input."""
+        return getattr(value, self._NAME, None) if isinstance(value, Tensor) else None
+
+    def _depends(self, value: Any) -> bool:
+        return self.facts(value) is not None
+
+    def _note(self, result: Any, facts: Facts) -> Any:
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.requires_grad:
+                setattr(leaf, self._NAME, replace(facts))
+        return result
+
+    def enter(self, inputs: tuple[Tensor, ...]) -> None:
+        """Mark the model's inputs."""
+        for x in inputs:
+            self._note(x, Facts(raw=True))
+            if x.grad_fn is not None:
+                self._leaves.add(id(x.grad_fn))
+
+    # Running an operation.
+
+    def takes_over(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether an in-place operation is on the path from the input."""
+        return any(map(self._depends, tree_leaves((args, kwargs))))
+
+    def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the result in another type, with what is known of it."""
+        facts = self.facts(result)
+        return result if result.dtype == dtype or facts is None else self._note(result.to(dtype), facts)
+
+    def write(self, current: Tensor, result: Tensor) -> Tensor:
+        """Refuse: what is known of the tensors that share this memory would no longer hold."""
+        raise UnsupportedModelError(
+            f"{self.where()} writes in place to memory that another tensor shares, which {self.composite.name} cannot"
+            " follow; allowed are operations out of place, or in place on a tensor without views."
+        )
+
+    def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run an operation with its rule, or refuse it."""
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        known = [facts for leaf in leaves if (facts := self.facts(leaf)) is not None]
+        if not known:
+            result = func(*args, **kwargs)
+            self._check_origin(leaves)
+            return result
+        if op.preserves_zero(func, args, kwargs):
+            return self._counted(known, self.activation, func, args, kwargs, known)
+        affine = op.affine_map(func, args, kwargs, self._depends)
+        if affine is not None:
+            self._check_origin(leaves)
+            return self._counted(known, self.affine, func, args, kwargs, affine)
+        if op.shifts_or_scales(func, args, kwargs, self._depends) or func in op.DROPOUT:
+            self._check_origin(leaves)
+            return self._counted(known, self.one_to_one, func, args, kwargs, known)
+        if op.is_max_pool(func, args, kwargs):
+            return self._counted(known, self.max_pool, func, args, kwargs, known)
+        if func in op.REARRANGEMENTS:
+            self._check_origin(leaves)
+            return self._counted(known, self.rearrangement, func, args, kwargs, known)
+        if func in op.CUTS:
+            return func(*args, **kwargs)
+        return self.other(func, args, kwargs, known)
+
+    def _counted(self, known: list[Facts], handle: Callable[..., Any], *arguments: Any) -> Any:
+        for facts in known:
+            if facts.producer is not None:
+                facts.producer.uses += 1
+        return handle(*arguments)
+
+    def activation(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
+        """Run an elementwise function that maps zero to zero."""
+        found = op.rectifier(func, args, kwargs)
+        rectified = found is not None and found[0] == "relu"
+        if rectified and known[0].producer is not None:
+            known[0].producer.rectified = True
+            if known[0].producer.merged is not None:
+                known[0].producer.merged.rectified = True
+        facts = self._joined(known, nonnegative=rectified)
+        if self._passes_activations:
+            return self._passed(func, args, kwargs, facts)
+        return self._note(super().operate(func, args, kwargs), facts)
+
+    def one_to_one(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
+        """Run an operation in which each output has one input: it hands on all relevance."""
+        if func in op.DROPOUT and not op.argument(args, kwargs, 2, "training", True):
+            return op.argument(args, kwargs, 0, "input")
+        facts = self._joined(known, nonnegative=func in op.DROPOUT and all(f.nonnegative for f in known))
+        if self._passes_activations:
+            return self._passed(func, args, kwargs, facts)
+        return self._note(func(*args, **kwargs), facts)
+
+    def max_pool(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
+        """Run a maximum over windows: the winners receive the relevance, as they receive a gradient."""
+        return self.rearrangement(func, args, kwargs, known)
+
+    def rearrangement(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
+        """Run an operation that moves entries: relevance goes back to where they came from."""
+        self.check_gradients()
+        result = func(*args, **kwargs)
+        same = all(f.nonnegative for f in known) and _adds_no_negative(func, args, kwargs)
+        x = op.argument(args, kwargs, 0, "input")
+        if result is x:
+            return result
+        tensors = [
+            leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        ]
+        return self._note(result, self._joined(known, nonnegative=same and len(tensors) == len(known)))
+
+    def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
+        """Run what returns no tensor, such as a shape, and refuse the rest."""
+        name = op.name_of(func)
+        writes = name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+        result = None if writes else func(*args, **kwargs)
+        returned = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        if not writes and not any(leaf.requires_grad for leaf in returned):
+            return result
+        advice = "; explain the logits, without it" if "softmax" in name or "sigmoid" in name else ""
+        raise UnsupportedModelError(
+            f"{self.composite.name} has no rule for {name}, which {self.where()} applies to what depends on the"
+            f" input{advice}; allowed are affine layers, elementwise activations that map 0 to 0, pools, sums and"
+            " rearrangements."
+        )
+
+    def affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], affine: op.Affine) -> Any:
+        """Run an affine operation with its rule."""
+        self.check_gradients()
+        known = [facts for x in affine.inputs if (facts := self.facts(x)) is not None]
+        call = self._new_call(affine, known)
+        with torch.no_grad():
+            value = func(*args, **kwargs)
+        result = _RuledAffine.apply(call, [value], *affine.inputs)
+        same = call.kind in ("average_pool", "sum") and all(f.nonnegative for f in known)
+        same = same and not (call.kind == "sum" and bool((call.linear().weight < 0).any()))
+        is_layer = call.kind in ("linear", "convolution")
+        facts = self._joined(known, nonnegative=same)
+        facts.producer = call
+        if is_layer:
+            facts.raw, facts.sources = False, frozenset([call])
+        return self._note(result, facts)
+
+    def _new_call(self, affine: op.Affine, known: list[Facts]) -> AffineCall:
+        layer = affine.kind in ("linear", "convolution")
+        name = self._owner(affine.weight)
+        first = layer and all(f.raw for f in known)
+        nonnegative = all(f.nonnegative for f in known)
+        call = AffineCall(affine.kind, name, affine.linear, affine.bias, nonnegative, first)
+        candidates = [self.composite.rule_for(call.kind, name, first, last) for last in (False, True)]
+        call.keeps_output = any(getattr(rule, "needs_output", True) for rule in candidates if rule is not None)
+        producer = known[0].producer
+        merges = affine.kind == "batch_norm" and self.composite.batch_norm == "merge" and producer is not None
+        if merges and producer.kind in ("linear", "convolution") and producer.norm is None:  # type: ignore[union-attr]
+            producer.norm, call.merged = call, producer  # type: ignore[union-attr]
+        self.calls.append(call)
+        return call
+
+    def _owner(self, weight: Tensor | None) -> str:
+        """Return the name of the module that an operation belongs to: the owner of its weight, or the one that runs."""
+        owners = self.owners.get(id(weight), []) if weight is not None else []
+        return self.running() if not owners or self.running() in owners else owners[0]
+
+    def _passed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: Facts) -> Tensor:
+        self.check_gradients()
+        x = next(leaf for leaf in tree_leaves((args, kwargs)) if self._depends(leaf))
+        with torch.no_grad():
+            value = func(*args, **kwargs)
+        return self._note(_Passed.apply(x, [value]), facts)
+
+    @staticmethod
+    def _joined(known: list[Facts], nonnegative: bool) -> Facts:
+        sources = frozenset().union(*(f.sources for f in known))
+        return Facts(nonnegative, all(f.raw for f in known), sources)
+
+    def _check_origin(self, leaves: list[Tensor]) -> None:
+        """Refuse a tensor that depends on the input by a way that was not seen."""
+        for leaf in leaves:
+            if leaf.grad_fn is not None and not self._depends(leaf) and self._reaches_input(leaf.grad_fn):
+                raise UnsupportedModelError(
+                    f"{self.where()} uses what {leaf.grad_fn.name()} returned, an autograd function of its own, for"
+                    f" which {self.composite.name} has no rule; allowed are models made of PyTorch's operations."
+                )
+
+    def _reaches_input(self, node: Any) -> bool:
+        stack, seen = [node], set()
+        while stack:
+            node = stack.pop()
+            if node is None or id(node) in seen:
+                continue
+            if id(node) in self._leaves:
+                return True
+            seen.add(id(node))
+            stack += [parent for parent, _ in node.next_functions]
+        return False
+
+    # The end of the forward pass.
+
+    def finish(self, output: Tensor) -> None:
+        """Settle which layers are the last, which batch norms are merged, and which rule each layer has."""
+        facts = self.facts(output)
+        if facts is None:
+            self._check_origin([output])
+            raise UnsupportedModelError(
+                f"the model's output does not depend on its input by any operation that {self.composite.name} saw;"
+                " allowed are models in eager PyTorch."
+            )
+        if facts.producer is not None:
+            facts.producer.uses += 1
+        for call in self.calls:
+            if call.merged is not None:
+                call.passes = call.merged.uses == 1
+                if not call.passes:
+                    call.merged.norm = None
+        ends = facts.sources
+        for call in self.calls:
+            call.last = call in ends
+            call.rule = self.composite.rule_for(call.kind, call.name, call.first, call.last)
+            if call.rule is None and not call.passes:
+                place = f"layer {call.name!r}" if call.name else "the model"
+                raise UnsupportedModelError(
+                    f"{self.composite.name} has no rule for the {call.kind.replace('_', ' ')} in {place}; allowed are"
+                    " models whose every affine layer has one."
+                )
+        if not self.calls:
+            raise UnsupportedModelError(
+                f"{self.composite.name} acts on affine layers and none was seen while the model ran; allowed are models"
+                " in eager PyTorch."
+            )
+
+
+def _adds_no_negative(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    if func is not nn.functional.pad:
+        return True
+    value = op.argument(args, kwargs, 3, "value")
+    return value is None or value >= 0
