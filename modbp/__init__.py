@@ -10,14 +10,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from modbp import attr as attr
     from modbp import images as images
+    from modbp import lrp_rules as lrp_rules
     from modbp import metrics as metrics
+    from modbp import patterns as patterns
     from modbp import zoo as zoo
     from modbp.attr import METHODS as METHODS
     from modbp.attr import make as make
     from modbp.errors import InputError as InputError
     from modbp.errors import UnsupportedModelError as UnsupportedModelError
 
-_MODULES = ("attr", "backward", "claims", "composite", "images", "metrics", "plot", "rules", "walkthrough", "zoo")
+_MODULES = (
+    *("attr", "backward", "claims", "composite", "images", "lrp_rules", "metrics", "patterns", "plot", "rules"),
+    *("walkthrough", "zoo"),
+)
 _NAMES = {
     "METHODS": "modbp.attr",
     "make": "modbp.attr",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp.composite import Composite
+from modbp.differences import DifferenceSubstitution
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.substitution import RelevanceSubstitution, Substitution
 
@@ -26,13 +27,28 @@ INPUT, OUTPUT = "input", "output"
 Tensors = Tensor | tuple[Tensor, ...]
 
 
-class _Recorder:
+class Recorder:
     """Notes the outputs of chosen modules while a model runs, and which module is running.
 
     The hooks are torch's global ones, filtered by module and thread, so that the model's own are never touched.
+
+    Parameters
+    ----------
+    model : callable
+    layers : sequence of str, default ()
+        Names of the modules whose outputs are kept.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    >>> recorder = Recorder(net, ["1"])
+    >>> with recorder.recording():
+    ...     _ = net(torch.zeros(2, 4))
+    >>> recorder.outputs["1"][0].shape
+    torch.Size([2, 8])
     """
 
-    def __init__(self, model: Callable[..., Any], layers: Sequence[str]) -> None:
+    def __init__(self, model: Callable[..., Any], layers: Sequence[str] = ()) -> None:
         self.names = {m: name for name, m in model.named_modules()} if isinstance(model, nn.Module) else {}
         self.wanted = set(layers)
         self.outputs: dict[str, list[Any]] = {name: [] for name in layers}
@@ -156,6 +172,8 @@ class Trace:
         model calls more than once has one point a call: `"block.relu:0"`, `"block.relu:1"`, and so on.
     additional_forward_args : any, optional
         Passed to the model behind the inputs, as in Captum.
+    baselines : number, Tensor, or tuple of them, optional
+        For DeepLIFT, the reference input: of the input's shape, or broadcastable to it. By default zero.
 
     Attributes
     ----------
@@ -186,31 +204,22 @@ class Trace:
         composite: Composite,
         layers: Iterable[str] = (),
         additional_forward_args: Any = None,
+        baselines: Any = None,
     ) -> None:
         self._tuple_given = isinstance(inputs, tuple)
         model = getattr(model, "_orig_mod", model)  # what torch.compile was given
         points = [name for name in dict.fromkeys(layers) if name not in (INPUT, OUTPUT)]
-        recorder = _Recorder(model, [name.rpartition(":")[0] or name for name in points])
-        _check_model(model, composite, recorder)
+        recorder = Recorder(model, [name.rpartition(":")[0] or name for name in points])
+        check_model(model, composite, recorder)
         # Detached, so that the caller's tensors keep their flags.
         self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
         extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
 
-        make = RelevanceSubstitution if composite.propagates else Substitution
-        mode = make(composite, recorder.layer, recorder.owners())
-        with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording():
-            # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
-            copies = tuple(x.clone() for x in self._inputs)
-            mode.enter(copies)
-            with mode:
-                output = model(*copies, *extra)
-        output = mode.follow(output)
-        if not isinstance(output, Tensor):
-            raise UnsupportedModelError(
-                f"the model returned a {type(output).__name__}; allowed is a model that returns one tensor of logits."
-            )
-        mode.finish(output)
-        self._multiply = composite.multiply
+        references = check_baselines(baselines, inputs) if composite.compares else ()
+        mode = _substitution(composite, recorder, references)
+        self._entered, output = run(model, self._inputs, mode, recorder, extra)
+        self._multiply, self._chains = composite.multiply, composite.chains
+        self._differences = mode if isinstance(mode, DifferenceSubstitution) else None
         self.output: Tensor = output
         self._points: dict[str, Tensor] = {name: _recorded(name, recorder.outputs) for name in points}
 
@@ -269,10 +278,14 @@ class Trace:
         if start_at == INPUT or isinstance(source, tuple):
             raise InputError("start_at is 'input', below which there is nothing; allowed is 'output' or a layer.")
         start, batched = _check_start(start, source, start_at)
-        flat = [t for name in names for t in _as_tuple(self._point(name))]
+        points = {name: _as_tuple(self._point(name)) for name in names}
+        flat = [t for tensors in points.values() for t in tensors]
+        sources, ends = [source], list(flat)
+        if self._differences is not None and self._chains == 2:
+            sources, ends = sources + self._twins(sources), ends + self._twins(flat)
         try:
             grads = torch.autograd.grad(
-                source, flat, start, retain_graph=keep, is_grads_batched=batched, allow_unused=True
+                sources, ends, [start] * len(sources), retain_graph=keep, is_grads_batched=batched, allow_unused=True
             )
         except RuntimeError as error:
             if "second time" not in str(error):
@@ -281,19 +294,143 @@ class Trace:
                 "the graph was given up by an earlier call with keep=False; allowed is keep=True."
             ) from None
         found: dict[str, Any] = {}
-        remaining = iter(grads)
-        for name in names:
-            point = self._point(name)
-            here = tuple(next(remaining) for _ in _as_tuple(point))
-            if any(g is None for g in here):
-                raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
-            if self._multiply:
-                here = tuple(g * t.detach() for g, t in zip(here, _as_tuple(point), strict=True))
-            found[name] = here if isinstance(point, tuple) else here[0]
+        place = 0
+        for name, tensors in points.items():
+            here = []
+            for tensor in tensors:
+                up, down = grads[place], grads[place + len(flat)] if len(ends) > len(flat) else None
+                place += 1
+                if up is None:
+                    raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
+                here.append(self._contribution(tensor, up, down) if self._multiply else up)
+            found[name] = tuple(here) if isinstance(self._point(name), tuple) else here[0]
         return found
 
+    def _contribution(self, tensor: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
+        """Return what arrives at a tensor times its value, or times its difference from the reference."""
+        if self._differences is None:
+            return up * tensor.detach()
+        pair = self._pair_of(tensor)
+        if down is None:
+            (twin,) = self._twins([tensor])
+            return up * (tensor - twin).detach()
+        plus, minus = self._differences.parts_of(pair)
+        return up * plus + down * minus
 
-def _check_model(model: Callable[..., Any], composite: Composite, recorder: _Recorder) -> None:
+    def _pair_of(self, tensor: Tensor) -> Tensor:
+        """Return the tensor by which the engine knows a point: for an input, the copy that the model was given."""
+        return next((c for x, c in zip(self._inputs, self._entered, strict=True) if x is tensor), tensor)
+
+    def _twins(self, tensors: list[Tensor]) -> list[Tensor]:
+        """Return the values of tensors under the reference input."""
+        assert self._differences is not None
+        twins = [self._differences.reference_of(self._pair_of(t)) for t in tensors]
+        return twins
+
+
+def run(
+    model: Callable[..., Any],
+    inputs: tuple[Tensor, ...],
+    mode: Substitution,
+    recorder: Recorder,
+    extra: tuple[Any, ...] = (),
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Run a model with rules in place; return the copies of the inputs that it was given, and its output.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the rules have no meaning for something that the model computes.
+
+    Examples
+    --------
+    >>> net, composite = nn.Linear(4, 8), Composite("gradient")
+    >>> recorder = Recorder(net)
+    >>> mode = Substitution(composite, recorder.layer, recorder.owners())
+    >>> run(net, (torch.zeros(2, 4),), mode, recorder)[1].shape
+    torch.Size([2, 8])
+    """
+    with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording():
+        # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
+        copies = tuple(x.clone() for x in inputs)
+        mode.enter(copies)
+        with mode:
+            output = model(*copies, *extra)
+    output = mode.follow(output)
+    if not isinstance(output, Tensor):
+        raise UnsupportedModelError(
+            f"the model returned a {type(output).__name__}; allowed is a model that returns one tensor of logits."
+        )
+    mode.finish(output)
+    return copies, output
+
+
+def _substitution(composite: Composite, recorder: Recorder, references: tuple[Tensor, ...]) -> Substitution:
+    if composite.compares:
+        return DifferenceSubstitution(composite, recorder.layer, recorder.owners(), references)
+    if composite.propagates:
+        return RelevanceSubstitution(composite, recorder.layer, recorder.owners())
+    return Substitution(composite, recorder.layer, recorder.owners())
+
+
+def check_baselines(baselines: Any, inputs: Tensors) -> tuple[Tensor, ...]:
+    """Return one reference for each input, of its shape.
+
+    Parameters
+    ----------
+    baselines : number, Tensor, or tuple of them, optional
+        By default zero.
+    inputs : Tensor or tuple of Tensor
+
+    Returns
+    -------
+    tuple of Tensor
+
+    Raises
+    ------
+    InputError
+        If there are not as many as inputs, or one does not broadcast to its input's shape or is not finite.
+
+    Examples
+    --------
+    >>> check_baselines(0.5, torch.zeros(1, 2))
+    (tensor([[0.5000, 0.5000]]),)
+    """
+    tensors = check_inputs(inputs)
+    given = tuple([0.0] * len(tensors)) if baselines is None else _as_tuple(baselines)
+    if len(given) != len(tensors):
+        raise InputError(f"baselines has {len(given)} entries for {len(tensors)} inputs; allowed is one per input.")
+    found = []
+    for baseline, x in zip(given, tensors, strict=True):
+        if not isinstance(baseline, Tensor | int | float) or isinstance(baseline, bool):
+            raise InputError(
+                f"baselines holds a {type(baseline).__name__}; allowed are numbers and tensors of the input's shape."
+            )
+        value = torch.as_tensor(baseline).detach().to(x)
+        if not torch.isfinite(value).all():
+            raise InputError("baselines holds values that are NaN or infinite; allowed are finite numbers.")
+        try:
+            found.append(value.expand_as(x).clone())
+        except RuntimeError:
+            raise InputError(
+                f"baselines has shape {tuple(value.shape)}; allowed is what broadcasts to the input's {tuple(x.shape)}."
+            ) from None
+    return tuple(found)
+
+
+def check_model(model: Callable[..., Any], composite: Composite, recorder: Recorder) -> None:
+    """Refuse a model that rules cannot act on, or layers that it does not have.
+
+    Raises
+    ------
+    InputError
+    UnsupportedModelError
+
+    Examples
+    --------
+    >>> net = nn.Linear(4, 8)
+    >>> check_model(net, Composite("gradient"), Recorder(net))
+    """
     if not callable(model):
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module or a function of tensors.")
     scripted = [name or "the model" for m, name in recorder.names.items() if isinstance(m, torch.jit.ScriptModule)]

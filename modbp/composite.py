@@ -13,14 +13,19 @@ from modbp.rules import (
     AlphaBeta,
     Contrast,
     Deconvolution,
+    DecoupledCode,
+    DecoupledText,
     Epsilon,
     Flat,
     Gamma,
     GuidedBackprop,
+    Linear,
     Pass,
     PatternAttribution,
     PatternNet,
     RectGrad,
+    Rescale,
+    RevealCancel,
     Transposed,
     WSquare,
     ZBox,
@@ -107,6 +112,16 @@ class Composite:
     def propagates(self) -> bool:
         """Whether it has rules for affine layers, so that what goes back is relevance and not a gradient."""
         return bool(self._affine_rules)
+
+    @property
+    def compares(self) -> bool:
+        """Whether its rules compare with a reference input, as DeepLIFT's do."""
+        return any(getattr(rule, "compares_with_reference", False) for rule in self._affine_rules)
+
+    @property
+    def chains(self) -> int:
+        """How many multipliers DeepLIFT has to carry: 2 where a positive and a negative one can differ."""
+        return max((getattr(rule, "chains", 1) for rule in (*self._affine_rules, self.rules.get("relu"))), default=1)
 
     @property
     def is_plain(self) -> bool:
@@ -294,3 +309,36 @@ def pattern_attribution(patterns: Mapping[str, Any]) -> Composite:
     """Return PatternAttribution with the given patterns by layer name; see `modbp.patterns.fit`."""
     layers = {name: PatternAttribution(pattern) for name, pattern in patterns.items()}
     return Composite("pattern_attribution", {"average_pool": Transposed(), "sum": Transposed()}, layers, start="logit")
+
+
+def deeplift(name: str, linear: Any, nonlinearity: Any) -> Composite:
+    """Return a form of DeepLIFT: a rule for affine layers, and one for every elementwise nonlinearity.
+
+    Examples
+    --------
+    >>> deeplift("mine", Linear(), RevealCancel()).chains
+    2
+    """
+    # RevealCancel needs the contributions of a convolution at the ReLU, so a batch norm between them has to merge.
+    batch_norm = "affine" if max(linear.chains, nonlinearity.chains) == 1 else "merge"
+    return Composite(name, {"affine": linear, "relu": nonlinearity}, batch_norm=batch_norm, multiply=True)
+
+
+def deeplift_rescale() -> Composite:
+    """Return DeepLIFT with the Rescale rule."""
+    return deeplift("deeplift_rescale", Linear(), Rescale())
+
+
+def deeplift_reveal_cancel() -> Composite:
+    """Return DeepLIFT with the RevealCancel rule."""
+    return deeplift("deeplift_reveal_cancel", Linear(), RevealCancel())
+
+
+def deeplift_ablation_text() -> Composite:
+    """Return the ablation of Sixt et al. (2020) as their text says it: two chains that never meet."""
+    return deeplift("deeplift_ablation_text", DecoupledText(), Rescale())
+
+
+def deeplift_ablation_code() -> Composite:
+    """Return the ablation of Sixt et al. (2020) as their code runs it: W⁺ for both signs of a difference."""
+    return deeplift("deeplift_ablation_code", DecoupledCode(), Rescale())

@@ -70,6 +70,7 @@ ADD, SUBTRACT = _spellings("add", "__add__", "__radd__"), _spellings("sub", "sub
 REVERSED_SUBTRACT = _spellings("rsub", "__rsub__")
 ADDITIVE = ADD | SUBTRACT
 SCALE = _spellings("mul", "multiply", "__mul__", "__rmul__", "neg", "negative", "__neg__", "positive")
+POSITIVE = _spellings("positive")
 DIVIDE = _spellings("div", "divide", "true_divide", "__truediv__")
 DROPOUT = _spellings("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout")
 REARRANGEMENTS = _spellings(
@@ -408,7 +409,30 @@ def shifts_or_scales(
     first, second = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other")
     if function in ADDITIVE or function in SCALE:
         return not (depends(first) and depends(second))
-    return function in DIVIDE and not depends(second)
+    return function in DIVIDE and not depends(second) and kwargs.get("rounding_mode") is None
+
+
+def factor(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any], depends: Callable[[Any], bool]) -> Any:
+    """Return what an operation that shifts or scales multiplies its input with.
+
+    Examples
+    --------
+    >>> x = torch.zeros(2)
+    >>> [factor(f, (x, 4), {}, lambda value: value is x) for f in (Tensor.sub, Tensor.__rsub__, Tensor.div)]
+    [1.0, -1.0, 0.25]
+    """
+    first, second = argument(args, kwargs, 0, "input"), argument(args, kwargs, 1, "other")
+    if function in ADDITIVE:
+        alpha = float(kwargs.get("alpha", argument(args, kwargs, 2, "alpha", 1)))
+        sign = 1.0 if function in ADD else -1.0
+        if function in REVERSED_SUBTRACT:  # second - alpha * first
+            return sign * alpha if depends(first) else 1.0
+        return 1.0 if depends(first) else sign * alpha
+    if function in DIVIDE:
+        return 1 / second
+    if second is None:
+        return 1.0 if function in POSITIVE else -1.0
+    return second if depends(first) else first
 
 
 def is_max_pool(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

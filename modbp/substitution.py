@@ -62,7 +62,7 @@ class _Passed(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
-        return _fitted(relevance, ctx.shape), None
+        return fitted(relevance, ctx.shape), None
 
 
 class _RuledAffine(torch.autograd.Function):
@@ -89,11 +89,17 @@ class _RuledAffine(torch.autograd.Function):
         result = call.rule(relevance, call.layer(inputs, output))
         if call.kind != "sum":
             return None, None, result
-        return None, None, *(_fitted(r, x.shape) for r, x in zip(result.unbind(0), inputs, strict=True))
+        return None, None, *(fitted(r, x.shape) for r, x in zip(result.unbind(0), inputs, strict=True))
 
 
-def _fitted(relevance: Tensor, shape: torch.Size) -> Tensor:
-    """Add up what came back for copies that broadcasting made."""
+def fitted(relevance: Tensor, shape: torch.Size) -> Tensor:
+    """Add up what came back for copies that broadcasting made.
+
+    Examples
+    --------
+    >>> fitted(torch.ones(2, 3), torch.Size((1, 3)))
+    tensor([[2., 2., 2.]])
+    """
     return relevance if relevance.shape == shape else relevance.sum_to_size(shape)
 
 
@@ -124,6 +130,8 @@ class AffineCall:
         How many operations its output went into.
     rectified : bool
         Whether a ReLU follows.
+    parts : callable, optional
+        For DeepLIFT, returns the positive and the negative part of its output's difference from the reference.
     """
 
     kind: str
@@ -140,20 +148,30 @@ class AffineCall:
     passes: bool = False
     uses: int = 0
     rectified: bool = False
+    parts: Callable[[], tuple[Tensor, Tensor]] | None = None
 
     def layer(self, inputs: tuple[Tensor, ...], output: Tensor | None) -> AffineLayer:
         """Return what the rule sees of it, with the batch norm that was merged into it."""
-        linear, bias = self.linear(), self.bias
         a = inputs[0] if self.kind != "sum" else torch.stack(torch.broadcast_tensors(*inputs))
-        if self.norm is not None:
-            scale, shift = self.norm.linear().weight, self.norm.bias
-            assert shift is not None
-            per_output = scale if self.kind == "convolution" else scale.reshape(-1)
-            linear = linear.scaled(scale.reshape(-1))
-            shift = shift.reshape(per_output.shape)
-            bias = shift if bias is None else bias * per_output + shift
-            output = None if output is None else output * per_output + shift
+        linear, bias = self.merged_map()
+        if self.norm is not None and output is not None:
+            scale, shift = self._norm()
+            output = output * scale + shift
         return AffineLayer(linear, a, output, bias, self.nonnegative or not bool((a < 0).any()))
+
+    def merged_map(self) -> tuple[LinearMap, Tensor | None]:
+        """Return its weights and bias, with the batch norm that was merged into it."""
+        if self.norm is None:
+            return self.linear(), self.bias
+        scale, shift = self._norm()
+        return self.linear().scaled(scale.reshape(-1)), shift if self.bias is None else self.bias * scale + shift
+
+    def _norm(self) -> tuple[Tensor, Tensor]:
+        """Return the scale and shift of the merged batch norm, broadcastable to the output."""
+        assert self.norm is not None
+        assert self.norm.bias is not None
+        scale, shift = self.norm.linear().weight, self.norm.bias
+        return (scale, shift) if self.kind == "convolution" else (scale.reshape(-1), shift.reshape(-1))
 
 
 @dataclass
@@ -170,12 +188,18 @@ class Facts:
         The linear layers and convolutions from which it comes with none in between.
     producer : AffineCall, optional
         The affine operation whose output it is.
+    reference : Tensor, optional
+        For DeepLIFT, its value under the reference input.
+    parts : callable, optional
+        For DeepLIFT, returns the positive and the negative part of its difference from the reference.
     """
 
     nonnegative: bool = False
     raw: bool = False
     sources: frozenset[AffineCall] = field(default_factory=frozenset)
     producer: AffineCall | None = None
+    reference: Tensor | None = None
+    parts: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
 class Substitution(TorchFunctionMode):
@@ -199,7 +223,7 @@ class Substitution(TorchFunctionMode):
         self.composite, self.running, self.owners = composite, layer, owners
         self.hits = 0
         self._replaced: dict[int, tuple[Tensor, Tensor]] = {}  # id of the old tensor, which is kept alive, to both
-        self._viewed: set[int] = set()
+        self._viewed: dict[int, Tensor] = {}  # by id, and kept alive: an id is free again when its tensor dies
 
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
         """Take note of the model's inputs."""
@@ -233,7 +257,7 @@ class Substitution(TorchFunctionMode):
             return self._written(overwritten, self.converted(result, overwritten.dtype))
         result = self.operate(func, args, kwargs)
         if isinstance(result, Tensor) and result._base is not None:
-            self._viewed.add(id(result._base))
+            self._viewed[id(result._base)] = result._base
         return result
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
@@ -321,10 +345,12 @@ class RelevanceSubstitution(Substitution):
         """Return what is known of a tensor, or None for what does not depend on the input."""
         return getattr(value, self._NAME, None) if isinstance(value, Tensor) else None
 
-    def _depends(self, value: Any) -> bool:
+    def depends(self, value: Any) -> bool:
+        """Return whether a value depends on the model's input."""
         return self.facts(value) is not None
 
-    def _note(self, result: Any, facts: Facts) -> Any:
+    def note(self, result: Any, facts: Facts) -> Any:
+        """Attach what is known to each tensor of a result, and return the result."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 setattr(leaf, self._NAME, replace(facts))
@@ -333,7 +359,7 @@ class RelevanceSubstitution(Substitution):
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
         """Mark the model's inputs."""
         for x in inputs:
-            self._note(x, Facts(raw=True))
+            self.note(x, Facts(raw=True))
             if x.grad_fn is not None:
                 self._leaves.add(id(x.grad_fn))
 
@@ -341,12 +367,12 @@ class RelevanceSubstitution(Substitution):
 
     def takes_over(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether an in-place operation is on the path from the input."""
-        return any(map(self._depends, tree_leaves((args, kwargs))))
+        return any(map(self.depends, tree_leaves((args, kwargs))))
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the result in another type, with what is known of it."""
         facts = self.facts(result)
-        return result if result.dtype == dtype or facts is None else self._note(result.to(dtype), facts)
+        return result if result.dtype == dtype or facts is None else self.note(result.to(dtype), facts)
 
     def write(self, current: Tensor, result: Tensor) -> Tensor:
         """Refuse: what is known of the tensors that share this memory would no longer hold."""
@@ -364,24 +390,25 @@ class RelevanceSubstitution(Substitution):
             self._check_origin(leaves)
             return result
         if op.preserves_zero(func, args, kwargs):
-            return self._counted(known, self.activation, func, args, kwargs, known)
-        affine = op.affine_map(func, args, kwargs, self._depends)
+            return self.counted(known, self.activation, func, args, kwargs, known)
+        affine = op.affine_map(func, args, kwargs, self.depends)
         if affine is not None:
             self._check_origin(leaves)
-            return self._counted(known, self.affine, func, args, kwargs, affine)
-        if op.shifts_or_scales(func, args, kwargs, self._depends) or func in op.DROPOUT:
+            return self.counted(known, self.affine, func, args, kwargs, affine)
+        if op.shifts_or_scales(func, args, kwargs, self.depends) or func in op.DROPOUT:
             self._check_origin(leaves)
-            return self._counted(known, self.one_to_one, func, args, kwargs, known)
+            return self.counted(known, self.one_to_one, func, args, kwargs, known)
         if op.is_max_pool(func, args, kwargs):
-            return self._counted(known, self.max_pool, func, args, kwargs, known)
+            return self.counted(known, self.max_pool, func, args, kwargs, known)
         if func in op.REARRANGEMENTS:
             self._check_origin(leaves)
-            return self._counted(known, self.rearrangement, func, args, kwargs, known)
+            return self.counted(known, self.rearrangement, func, args, kwargs, known)
         if func in op.CUTS:
             return func(*args, **kwargs)
         return self.other(func, args, kwargs, known)
 
-    def _counted(self, known: list[Facts], handle: Callable[..., Any], *arguments: Any) -> Any:
+    def counted(self, known: list[Facts], handle: Callable[..., Any], *arguments: Any) -> Any:
+        """Count one more use of the layers whose outputs an operation takes, and run it."""
         for facts in known:
             if facts.producer is not None:
                 facts.producer.uses += 1
@@ -395,19 +422,19 @@ class RelevanceSubstitution(Substitution):
             known[0].producer.rectified = True
             if known[0].producer.merged is not None:
                 known[0].producer.merged.rectified = True
-        facts = self._joined(known, nonnegative=rectified)
+        facts = self.joined(known, nonnegative=rectified)
         if self._passes_activations:
             return self._passed(func, args, kwargs, facts)
-        return self._note(super().operate(func, args, kwargs), facts)
+        return self.note(super().operate(func, args, kwargs), facts)
 
     def one_to_one(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
         """Run an operation in which each output has one input: it hands on all relevance."""
         if func in op.DROPOUT and not op.argument(args, kwargs, 2, "training", True):
             return op.argument(args, kwargs, 0, "input")
-        facts = self._joined(known, nonnegative=func in op.DROPOUT and all(f.nonnegative for f in known))
+        facts = self.joined(known, nonnegative=func in op.DROPOUT and all(f.nonnegative for f in known))
         if self._passes_activations:
             return self._passed(func, args, kwargs, facts)
-        return self._note(func(*args, **kwargs), facts)
+        return self.note(func(*args, **kwargs), facts)
 
     def max_pool(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
         """Run a maximum over windows: the winners receive the relevance, as they receive a gradient."""
@@ -424,7 +451,7 @@ class RelevanceSubstitution(Substitution):
         tensors = [
             leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         ]
-        return self._note(result, self._joined(known, nonnegative=same and len(tensors) == len(known)))
+        return self.note(result, self.joined(known, nonnegative=same and len(tensors) == len(known)))
 
     def other(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
         """Run what returns no tensor, such as a shape, and refuse the rest."""
@@ -445,20 +472,21 @@ class RelevanceSubstitution(Substitution):
         """Run an affine operation with its rule."""
         self.check_gradients()
         known = [facts for x in affine.inputs if (facts := self.facts(x)) is not None]
-        call = self._new_call(affine, known)
+        call = self.new_call(affine, known)
         with torch.no_grad():
             value = func(*args, **kwargs)
         result = _RuledAffine.apply(call, [value], *affine.inputs)
         same = call.kind in ("average_pool", "sum") and all(f.nonnegative for f in known)
         same = same and not (call.kind == "sum" and bool((call.linear().weight < 0).any()))
         is_layer = call.kind in ("linear", "convolution")
-        facts = self._joined(known, nonnegative=same)
+        facts = self.joined(known, nonnegative=same)
         facts.producer = call
         if is_layer:
             facts.raw, facts.sources = False, frozenset([call])
-        return self._note(result, facts)
+        return self.note(result, facts)
 
-    def _new_call(self, affine: op.Affine, known: list[Facts]) -> AffineCall:
+    def new_call(self, affine: op.Affine, known: list[Facts]) -> AffineCall:
+        """Return the record of an affine operation, and let a batch norm merge into the layer in front of it."""
         layer = affine.kind in ("linear", "convolution")
         name = self._owner(affine.weight)
         first = layer and all(f.raw for f in known)
@@ -480,20 +508,21 @@ class RelevanceSubstitution(Substitution):
 
     def _passed(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], facts: Facts) -> Tensor:
         self.check_gradients()
-        x = next(leaf for leaf in tree_leaves((args, kwargs)) if self._depends(leaf))
+        x = next(leaf for leaf in tree_leaves((args, kwargs)) if self.depends(leaf))
         with torch.no_grad():
             value = func(*args, **kwargs)
-        return self._note(_Passed.apply(x, [value]), facts)
+        return self.note(_Passed.apply(x, [value]), facts)
 
     @staticmethod
-    def _joined(known: list[Facts], nonnegative: bool) -> Facts:
+    def joined(known: list[Facts], nonnegative: bool) -> Facts:
+        """Return what is known of a result from what is known of its inputs."""
         sources = frozenset().union(*(f.sources for f in known))
         return Facts(nonnegative, all(f.raw for f in known), sources)
 
     def _check_origin(self, leaves: list[Tensor]) -> None:
         """Refuse a tensor that depends on the input by a way that was not seen."""
         for leaf in leaves:
-            if leaf.grad_fn is not None and not self._depends(leaf) and self._reaches_input(leaf.grad_fn):
+            if leaf.grad_fn is not None and not self.depends(leaf) and self._reaches_input(leaf.grad_fn):
                 raise UnsupportedModelError(
                     f"{self.where()} uses what {leaf.grad_fn.name()} returned, an autograd function of its own, for"
                     f" which {self.composite.name} has no rule; allowed are models made of PyTorch's operations."

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import TqdmWarning, tqdm
 
 from modbp.attr.targets import Target, one_hot
-from modbp.backward import INPUT, OUTPUT, Tensors, Trace, check_inputs
+from modbp.backward import INPUT, OUTPUT, Tensors, Trace, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
 
@@ -85,7 +85,12 @@ class ModifiedBackprop(GradientAttribution):
         UnsupportedModelError
             If the rules have no meaning for something that the model computes.
         """
-        trace = self.trace(inputs, additional_forward_args=additional_forward_args)
+        return self._attribute(inputs, target, additional_forward_args)
+
+    def _attribute(
+        self, inputs: Tensors, target: Target, additional_forward_args: Any, baselines: Any = None
+    ) -> Tensors:
+        trace = self.trace(inputs, (), additional_forward_args, baselines)
         return trace.relevance([INPUT], start=self._start(trace.output, target), keep=False)[INPUT]
 
     def _start(self, output: Tensor, target: Target) -> Tensor:
@@ -93,7 +98,9 @@ class ModifiedBackprop(GradientAttribution):
         one = one_hot(output, target)
         return one * output.detach() if self.composite.start == "logit" else one
 
-    def attribute_classes(self, inputs: Tensor, classes: Tensor, batch: int | None = None) -> Tensor:
+    def attribute_classes(
+        self, inputs: Tensor, classes: Tensor, batch: int | None = None, baselines: Any = None
+    ) -> Tensor:
         """Return the maps of several classes of each sample, from one forward pass and one batched backward pass.
 
         Parameters
@@ -103,6 +110,8 @@ class ModifiedBackprop(GradientAttribution):
             For each sample the classes whose logits are explained.
         batch : int, optional
             Samples at a time, to bound the memory; by default all. Work of many batches shows its progress.
+        baselines : number or Tensor, optional
+            For DeepLIFT, the reference input; by default zero.
 
         Returns
         -------
@@ -130,17 +139,28 @@ class ModifiedBackprop(GradientAttribution):
         if len(samples) != len(classes):
             raise InputError(f"classes has {len(classes)} rows for {len(samples)} samples; allowed is one per sample.")
         size = batch or len(samples)
-        chunks = list(zip(samples.split(size), classes.split(size), strict=True))
+        references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(size)
+        chunks = list(zip(samples.split(size), classes.split(size), references, strict=False))
         maps = []
-        for x, columns in tqdm(chunks, desc=self.composite.name, disable=None if len(chunks) > 1 else True):
-            trace = self.trace(x)
+        for x, columns, reference in tqdm(chunks, desc=self.composite.name, disable=None if len(chunks) > 1 else True):
+            trace = self.trace(x, baselines=reference)
             starts = torch.stack([self._start(trace.output, column) for column in columns.T])
             maps.append(trace.relevance([INPUT], start=starts, keep=False)[INPUT])
         return torch.cat(maps, dim=1)
 
-    def trace(self, inputs: Tensors, layers: Iterable[str] = (), additional_forward_args: Any = None) -> Trace:
+    def trace(
+        self,
+        inputs: Tensors,
+        layers: Iterable[str] = (),
+        additional_forward_args: Any = None,
+        baselines: Any = None,
+    ) -> Trace:
         """Run the model once with the rules in place; see `modbp.backward.Trace`."""
-        return Trace(self.forward_func, inputs, self.composite, layers, additional_forward_args)
+        if baselines is not None and not self.composite.compares:
+            raise InputError(
+                f"baselines is given, and {self.composite.name} compares with no reference; allowed is None."
+            )
+        return Trace(self.forward_func, inputs, self.composite, layers, additional_forward_args, baselines)
 
     def relevance(
         self,
@@ -151,6 +171,7 @@ class ModifiedBackprop(GradientAttribution):
         start: Tensor | None = None,
         start_at: str = OUTPUT,
         additional_forward_args: Any = None,
+        baselines: Any = None,
     ) -> dict[str, Any]:
         """Return the relevance at any layers, from a target's logit or from any start.
 
@@ -166,6 +187,8 @@ class ModifiedBackprop(GradientAttribution):
         start_at : str, default "output"
             `"output"` or the name of a module.
         additional_forward_args : any, optional
+        baselines : number, Tensor, or tuple of them, optional
+            For DeepLIFT, the reference input; by default zero.
 
         Returns
         -------
@@ -180,7 +203,7 @@ class ModifiedBackprop(GradientAttribution):
         points = list(at)
         if start is not None and target is not None:
             raise InputError("both target and start are given; allowed is one of them.")
-        trace = self.trace(inputs, [*points, start_at], additional_forward_args)
+        trace = self.trace(inputs, [*points, start_at], additional_forward_args, baselines)
         if start is None and start_at == OUTPUT:
             start = self._start(trace.output, target)
         return trace.relevance(points, start=start, start_at=start_at, keep=False)

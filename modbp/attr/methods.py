@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch  # noqa: F401, for the examples
+from torch import Tensor
+from tqdm import TqdmWarning
 
 from modbp import composite as composites
 from modbp.attr.base import ModifiedBackprop
+from modbp.attr.targets import Target
+from modbp.backward import Tensors, check_baselines
 from modbp.composite import Composite
 from modbp.errors import InputError
+from modbp.patterns import fit
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # Captum asks for a widget that it does without
+    from captum.log import log_usage
 
 
 class Preset(ModifiedBackprop):
@@ -123,6 +133,7 @@ class LRPZ(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPZ(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -147,6 +158,7 @@ class LRPEpsilon(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPEpsilon(net, epsilon=1e-9).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -171,6 +183,7 @@ class LRPGamma(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPGamma(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -193,6 +206,7 @@ class LRPZPlus(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPZPlus(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -280,6 +294,7 @@ class LRPWSquare(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPWSquare(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -302,6 +317,7 @@ class LRPFlat(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((LRPFlat(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -349,6 +365,7 @@ class DeepTaylor(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> bool((DeepTaylor(net).attribute(x, target=2).sum() - net(x)[0, 2]).abs() < 1e-4)
@@ -369,6 +386,7 @@ class ExcitationBackprop(Preset):
 
     Examples
     --------
+    >>> _ = torch.manual_seed(0)
     >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8, bias=False), torch.nn.ReLU(), torch.nn.Linear(8, 3, bias=False))
     >>> x = torch.rand(1, 4)
     >>> round(float(ExcitationBackprop(net).attribute(x, target=2).sum()), 4) in (0.0, 1.0)
@@ -473,6 +491,193 @@ class EpsilonGammaBox(Preset):
     preset = staticmethod(composites.epsilon_gamma_box)
 
 
+class DeepLift(Preset):
+    """DeepLIFT with one of its rules, for any reference input (Shrikumar, Greenside and Kundaje, 2017).
+
+    Relevance is the contribution: multipliers times the difference from the reference. At every layer the
+    contributions of a sample add up to the difference of its logit, except for the ablations.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> x, reference = torch.randn(2, 4), torch.randn(1, 4)
+    >>> map, delta = DeepLiftRescale(net).attribute(x, reference, target=1, return_convergence_delta=True)
+    >>> bool(delta.abs().max() < 1e-5)
+    True
+    """
+
+    preset = staticmethod(composites.deeplift_rescale)
+
+    @log_usage()  # NoiseTunnel calls what this decorator wraps
+    def attribute(
+        self,
+        inputs: Tensors,
+        baselines: Any = None,
+        target: Target = None,
+        additional_forward_args: Any = None,
+        return_convergence_delta: bool = False,
+    ) -> Any:
+        """Return the contributions of the inputs to the difference of the target's logit from its reference.
+
+        Parameters
+        ----------
+        inputs : Tensor or tuple of Tensor, shape (batch, ...)
+        baselines : number, Tensor, or tuple of them, optional
+            The reference: of the input's shape, or broadcastable to it. By default zero.
+        target : int, list, tuple or Tensor, optional
+            As in `ModifiedBackprop.attribute`.
+        additional_forward_args : any, optional
+            Passed to the model behind the inputs.
+        return_convergence_delta : bool, default False
+            Return also by how much the contributions of each sample miss the difference of its logit.
+
+        Returns
+        -------
+        Tensor or tuple of Tensor, and Tensor of shape (batch,) if the delta is asked for
+
+        Raises
+        ------
+        InputError
+            If an argument is not usable.
+        UnsupportedModelError
+            If the rules have no meaning for something that the model computes.
+        """
+        maps = self._attribute(inputs, target, additional_forward_args, baselines)
+        if not return_convergence_delta:
+            return maps
+        references = check_baselines(baselines, inputs)
+        end = inputs if isinstance(inputs, tuple) else (inputs,)
+        return maps, self.compute_convergence_delta(maps, references, end, target, additional_forward_args)
+
+    def has_convergence_delta(self) -> bool:
+        """Return True: contributions can be compared with a difference of logits."""
+        return True
+
+
+class DeepLiftRescale(DeepLift):
+    """DeepLIFT with the Rescale rule (Shrikumar et al., 2017, section 3.5.2).
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> DeepLiftRescale(net).attribute(torch.randn(1, 4), baselines=0.5, target=2).shape
+    torch.Size([1, 4])
+    """
+
+    preset = staticmethod(composites.deeplift_rescale)
+
+
+class DeepLiftRevealCancel(DeepLift):
+    """DeepLIFT with the RevealCancel rule (Shrikumar et al., 2017, section 3.5.3).
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> DeepLiftRevealCancel(net).attribute(torch.randn(1, 4), baselines=0.5, target=2).shape
+    torch.Size([1, 4])
+    """
+
+    preset = staticmethod(composites.deeplift_reveal_cancel)
+
+
+class DeepLiftAblationText(DeepLift):
+    """DeepLIFT whose two chains never meet: the ablation of Sixt et al. (2020) as their text says it.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> DeepLiftAblationText(net).attribute(torch.randn(1, 4), baselines=0.5, target=2).shape
+    torch.Size([1, 4])
+    """
+
+    preset = staticmethod(composites.deeplift_ablation_text)
+
+
+class DeepLiftAblationCode(DeepLift):
+    """DeepLIFT with W⁺ for both signs of a difference: the same ablation as their code runs it.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> DeepLiftAblationCode(net).attribute(torch.randn(1, 4), baselines=0.5, target=2).shape
+    torch.Size([1, 4])
+    """
+
+    preset = staticmethod(composites.deeplift_ablation_code)
+
+
+class _Pattern(ModifiedBackprop):
+    """A method that needs patterns."""
+
+    _composite: ClassVar[Callable[..., Composite]]
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        patterns: Mapping[str, Tensor] | None = None,
+        data: Iterable[Tensor] | None = None,
+    ) -> None:
+        if (patterns is None) == (data is None):
+            raise InputError(
+                "patterns and data are both given or both missing; allowed is one of them: patterns by layer name, or"
+                " batches of inputs to fit them to."
+            )
+        found = fit(model, data) if data is not None else dict(patterns or {})
+        super().__init__(model, type(self)._composite(found))
+
+
+class PatternNet(_Pattern):
+    """PatternNet: the signal that the target's logit answers to, projected back to the input (Kindermans et al., 2018).
+
+    Parameters
+    ----------
+    model : nn.Module
+    patterns : mapping from str to Tensor, optional
+        By layer name, from `modbp.patterns.fit`.
+    data : iterable of Tensor, optional
+        In place of patterns, batches of inputs to fit them to.
+
+    Raises
+    ------
+    InputError
+        If not exactly one of patterns and data is given.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> PatternNet(net, data=[torch.randn(64, 4)]).attribute(torch.randn(1, 4), target=2).shape
+    torch.Size([1, 4])
+    """
+
+    _composite = staticmethod(composites.pattern_net)
+
+
+class PatternAttribution(_Pattern):
+    """PatternAttribution: how much each input's signal adds to the target's logit (Kindermans et al., 2018).
+
+    Parameters
+    ----------
+    model : nn.Module
+    patterns : mapping from str to Tensor, optional
+        By layer name, from `modbp.patterns.fit`.
+    data : iterable of Tensor, optional
+        In place of patterns, batches of inputs to fit them to.
+
+    Raises
+    ------
+    InputError
+        If not exactly one of patterns and data is given.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+    >>> PatternAttribution(net, data=[torch.randn(64, 4)]).attribute(torch.randn(1, 4), target=2).shape
+    torch.Size([1, 4])
+    """
+
+    _composite = staticmethod(composites.pattern_attribution)
+
+
 METHODS: Mapping[str, type[ModifiedBackprop]] = MappingProxyType(
     {
         "gradient": Gradient,
@@ -496,6 +701,12 @@ METHODS: Mapping[str, type[ModifiedBackprop]] = MappingProxyType(
         "epsilon_plus": EpsilonPlus,
         "epsilon_alpha2_beta1": EpsilonAlpha2Beta1,
         "epsilon_gamma_box": EpsilonGammaBox,
+        "pattern_net": PatternNet,
+        "pattern_attribution": PatternAttribution,
+        "deeplift_rescale": DeepLiftRescale,
+        "deeplift_reveal_cancel": DeepLiftRevealCancel,
+        "deeplift_ablation_text": DeepLiftAblationText,
+        "deeplift_ablation_code": DeepLiftAblationCode,
     }
 )
 """Every attribution method by name."""

@@ -5,6 +5,7 @@ rule), `relevance` (LRP and its relatives), `pattern` (PatternNet and PatternAtt
 """
 
 from modbp.rules.affine import AffineLayer
+from modbp.rules.deeplift import DecoupledCode, DecoupledText, Linear, Rescale, RevealCancel
 from modbp.rules.pattern import PatternAttribution, PatternNet, Transposed
 from modbp.rules.relevance import AlphaBeta, Contrast, Epsilon, Flat, Gamma, RelevanceRule, WSquare, ZBox, ZPlus
 from modbp.rules.relu import Deconvolution, GuidedBackprop, Pass, RectGrad, ReLURule
@@ -14,16 +15,21 @@ __all__ = [
     "AlphaBeta",
     "Contrast",
     "Deconvolution",
+    "DecoupledCode",
+    "DecoupledText",
     "Epsilon",
     "Flat",
     "Gamma",
     "GuidedBackprop",
+    "Linear",
     "Pass",
     "PatternAttribution",
     "PatternNet",
     "ReLURule",
     "RectGrad",
     "RelevanceRule",
+    "Rescale",
+    "RevealCancel",
     "Transposed",
     "WSquare",
     "ZBox",

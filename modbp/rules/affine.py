@@ -69,9 +69,21 @@ class LinearMap:
         """Return part(W)ᵀ s, of the input's shape."""
         raise NotImplementedError
 
+    def weight_gradient(self, a: Tensor, s: Tensor) -> Tensor:
+        """Return Σ s aᵀ over samples and positions, of the weight's shape: how W moves s · W a."""
+        raise NotImplementedError
+
+    def like_weight(self, values: Tensor) -> Tensor:
+        """Return one value per output, broadcastable to the weight."""
+        raise NotImplementedError
+
+    def summed_per_output(self, values: Tensor) -> Tensor:
+        """Return a tensor of the weight's shape summed over the inputs of each output."""
+        raise NotImplementedError
+
     def scaled(self, scale: Tensor) -> LinearMap:
         """Return the map whose outputs are multiplied by `scale`, one factor per output channel."""
-        raise NotImplementedError
+        return self.with_weight(self.weight * self.like_weight(scale))
 
     def with_weight(self, weight: Tensor) -> LinearMap:
         """Return the map of the same form that has other weights."""
@@ -104,9 +116,17 @@ class Dense(LinearMap):
             total = total.add_(share @ part(weight))
         return total
 
-    def scaled(self, scale: Tensor) -> LinearMap:
-        """Return the map of scale · W."""
-        return self.with_weight(self.weight * scale[:, None])
+    def weight_gradient(self, a: Tensor, s: Tensor) -> Tensor:
+        """Return Σ s aᵀ over samples."""
+        return s.reshape(-1, s.shape[-1]).T @ a.reshape(-1, a.shape[-1])
+
+    def like_weight(self, values: Tensor) -> Tensor:
+        """Return one value per row."""
+        return values[:, None]
+
+    def summed_per_output(self, values: Tensor) -> Tensor:
+        """Return the sum of each row."""
+        return values.sum(1)
 
     def _rows(self) -> tuple[Tensor, ...]:
         return self.weight.split(max(1, self._ROWS_OF // self.weight.shape[1]))
@@ -147,15 +167,31 @@ class Convolution(LinearMap):
         )
         return grads[0]
 
-    def scaled(self, scale: Tensor) -> LinearMap:
-        """Return the map of scale · W."""
+    def weight_gradient(self, a: Tensor, s: Tensor) -> Tensor:
+        """Return Σ s aᵀ over samples and positions."""
+        g = self.geometry
+        grads = torch.ops.aten.convolution_backward(
+            *(s, a, self.weight, None, g.stride, g.padding, g.dilation, g.transposed),
+            *(g.output_padding, g.groups, [False, True, False]),
+        )
+        return grads[1]
+
+    def like_weight(self, values: Tensor) -> Tensor:
+        """Return one value per output channel."""
         ones = [1] * (self.weight.dim() - 2)
         if not self.geometry.transposed:
-            return self.with_weight(self.weight * scale.reshape(-1, 1, *ones))
+            return values.reshape(-1, 1, *ones)
         # A transposed convolution keeps its outputs in the second dimension, one group after another in the first.
         groups, (inputs, outputs) = self.geometry.groups, self.weight.shape[:2]
-        factor = scale.reshape(groups, 1, outputs).expand(groups, inputs // groups, outputs)
-        return self.with_weight(self.weight * factor.reshape(inputs, outputs, *ones))
+        return (
+            values.reshape(groups, 1, outputs).expand(groups, inputs // groups, outputs).reshape(inputs, outputs, *ones)
+        )
+
+    def summed_per_output(self, values: Tensor) -> Tensor:
+        """Return the sum over the kernel and its input channels."""
+        if not self.geometry.transposed:
+            return values.flatten(1).sum(1)
+        return values.reshape(self.geometry.groups, -1, *values.shape[1:]).flatten(3).sum((1, 3)).flatten()
 
 
 class Diagonal(LinearMap):
