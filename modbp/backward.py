@@ -406,7 +406,7 @@ def check_baselines(baselines: Any, inputs: Tensors) -> tuple[Tensor, ...]:
             raise InputError(
                 f"baselines holds a {type(baseline).__name__}; allowed are numbers and tensors of the input's shape."
             )
-        value = torch.as_tensor(baseline).detach().to(x)
+        value = torch.as_tensor(baseline, dtype=x.dtype, device=x.device).detach()
         if not torch.isfinite(value).all():
             raise InputError("baselines holds values that are NaN or infinite; allowed are finite numbers.")
         try:

@@ -26,6 +26,7 @@ from modbp.rules import (
     RectGrad,
     Rescale,
     RevealCancel,
+    SameSign,
     Transposed,
     WSquare,
     ZBox,
@@ -190,6 +191,16 @@ def uniform(name: str, rule: Any, batch_norm: str = "merge") -> Composite:
     return Composite(name, {"affine": rule}, batch_norm=batch_norm, start="logit")
 
 
+def _beside(name: str, rule: Any, beside: Any, batch_norm: str, **options: Any) -> Composite:
+    """Return one rule for linear layers and convolutions, and another for pools, sums and batch norms of their own.
+
+    There an output has one input, or inputs of equal weight. Rules that weigh positive against negative contributions
+    would drop relevance at them, or scale it up, since all contributions to an output can have one sign.
+    """
+    rules = {"linear": rule, "convolution": rule, "affine": beside}
+    return Composite(name, rules, batch_norm=batch_norm, **{"start": "logit", **options})
+
+
 def lrp_z(bias: str = "included", batch_norm: str = "merge") -> Composite:
     """Return LRP-0 everywhere, which is input × gradient in a ReLU net without biases."""
     return uniform("lrp_z", Epsilon(0.0, bias), batch_norm)
@@ -206,16 +217,16 @@ def lrp_gamma(gamma: float = 0.25, bias: str = "split", batch_norm: str = "merge
 
 
 def lrp_zplus(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
-    """Return z⁺ everywhere."""
-    return uniform("lrp_zplus", ZPlus(bias=bias), batch_norm)
+    """Return z⁺ everywhere; at pools, sums and batch norms of their own by the sign of the output."""
+    return _beside("lrp_zplus", ZPlus(bias=bias), SameSign(), batch_norm)
 
 
 def lrp_alpha_beta(
     alpha: float = 2.0, beta: float | None = None, bias: str = "split", batch_norm: str = "merge"
 ) -> Composite:
-    """Return LRP-αβ everywhere; α − β = 1."""
+    """Return LRP-αβ everywhere, α − β = 1; at pools, sums and batch norms of their own LRP-0."""
     rule = AlphaBeta(alpha, beta, bias)
-    return uniform(f"lrp_alpha{rule.alpha:g}_beta{rule.beta:g}", rule, batch_norm)
+    return _beside(f"lrp_alpha{rule.alpha:g}_beta{rule.beta:g}", rule, Epsilon(0.0, "excluded"), batch_norm)
 
 
 def lrp_alpha2_beta1(bias: str = "split", batch_norm: str = "merge") -> Composite:
@@ -247,17 +258,17 @@ def lrp_z_box(low: Any = None, high: Any = None, bias: str = "included", batch_n
 def deep_taylor(low: Any = None, high: Any = None, batch_norm: str = "merge") -> Composite:
     """Return Deep Taylor: z⁺, and at the first layer zᴮ if the inputs' bounds are given, else w²."""
     first = WSquare() if low is None and high is None else ZBox(low, high)
-    return Composite("deep_taylor", {"affine": ZPlus()}, first=first, batch_norm=batch_norm, start="logit")
+    return _beside("deep_taylor", ZPlus(), SameSign(), batch_norm, first=first)
 
 
 def excitation_bp(batch_norm: str = "merge") -> Composite:
     """Return Excitation Backprop: z⁺ everywhere, from a one at the target."""
-    return Composite("excitation_bp", {"affine": ZPlus()}, batch_norm=batch_norm)
+    return _beside("excitation_bp", ZPlus(), SameSign(), batch_norm, start="one")
 
 
 def contrastive_excitation_bp(batch_norm: str = "merge") -> Composite:
     """Return contrastive Excitation Backprop: the target's map less that of its opposite."""
-    return Composite("contrastive_excitation_bp", {"affine": ZPlus()}, last=Contrast(), batch_norm=batch_norm)
+    return _beside("contrastive_excitation_bp", ZPlus(), SameSign(), batch_norm, last=Contrast(), start="one")
 
 
 def _dense_and_convolution(name: str, dense: Any, convolution: Any, batch_norm: str, **options: Any) -> Composite:
@@ -288,14 +299,19 @@ def epsilon_gamma_box(
 def sixt_composite(alpha: float = 1.0, epsilon: float = 1e-10) -> Composite:
     """Return a composite of Sixt et al. (2020) as their code runs it: LRP-ε in dense layers, αβ in all others.
 
-    Their two are α = 1 and α = 2. Biases stay in the denominators, and batch norm is an affine layer of its own.
+    Their two are α = 1 and α = 2. Biases stay in the denominators, batch norm is an affine layer of its own, sums have
+    the αβ rule too (their code also clips relevance to [0, 1000] there, which this does not), average pools LRP-0.
 
     Examples
     --------
     >>> sixt_composite(2).rule_for("sum")
     AlphaBeta(alpha=2, beta=1, bias='included')
     """
-    rules = {"affine": AlphaBeta(alpha, bias="included"), "linear": Epsilon(epsilon)}
+    rules = {
+        "affine": AlphaBeta(alpha, bias="included"),
+        "linear": Epsilon(epsilon),
+        "average_pool": Epsilon(0.0),
+    }
     return Composite(f"sixt_composite_alpha{alpha:g}", rules, batch_norm="affine", start="logit")
 
 

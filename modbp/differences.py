@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from modbp import operations as op
 from modbp.composite import Composite
 from modbp.errors import UnsupportedModelError
 from modbp.rules.affine import AffineLayer, Diagonal
-from modbp.rules.deeplift import Unit, max_pool_share
+from modbp.rules.deeplift import Unit, max_pool_shares
 from modbp.substitution import AffineCall, Facts, RelevanceSubstitution, fitted
 
 
@@ -87,21 +88,28 @@ class _DifferenceMaximum(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        values: list[Tensor], routes: tuple[Callable, Callable], x: Tensor, reference: Tensor
+        values: list[Tensor],
+        routes: tuple[Callable, Callable],
+        deltas: tuple[Tensor, Tensor, Tensor],
+        x: Tensor,
+        reference: Tensor,
     ) -> tuple[Tensor, Tensor]:
         return values.pop(0), values.pop(0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        _, ctx.routes, x, reference = inputs
+        _, ctx.routes, ctx.deltas, *_ = inputs
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, reference, *output)
 
     @staticmethod
     def backward(ctx: Any, *multipliers: Any) -> tuple[Any, ...]:
-        x, reference, y, below = ctx.saved_tensors
-        shared = [m if m is None else max_pool_share(m, y - below, x - reference, *ctx.routes) for m in multipliers]
-        return None, None, *shared
+        route, route_former = ctx.routes
+
+        def shared(m: Tensor) -> Tensor:
+            to_winner, to_former = max_pool_shares(m, *ctx.deltas)
+            return route(to_winner) + route_former(to_former)
+
+        return None, None, None, *(m if m is None else shared(m) for m in multipliers)
 
 
 def _halves(tensors: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -218,7 +226,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
                 " allowed is a model in evaluation mode: call model.eval()."
             )
         x = next(leaf for leaf in tree_leaves((args, kwargs)) if self.depends(leaf))
-        weight = torch.as_tensor(op.factor(func, args, kwargs, self.depends)).detach().to(x)
+        weight = torch.as_tensor(op.factor(func, args, kwargs, self.depends), dtype=x.dtype, device=x.device).detach()
         shape = torch.broadcast_shapes(x.shape, weight.shape)
         if shape != x.shape:
             raise UnsupportedModelError(
@@ -238,7 +246,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
             with torch.no_grad():
                 pair = torch.cat([affine.inputs[0], references[0]])
                 args, kwargs = tree_map_only(Tensor, lambda t: pair if t is affine.inputs[0] else t, (args, kwargs))
-                values = list(func(*args, **kwargs).chunk(2))
+                values = [half.clone() for half in func(*args, **kwargs).chunk(2)]
         else:
             values = self._both(func, args, kwargs)
         inputs = affine.inputs
@@ -267,19 +275,20 @@ class DifferenceSubstitution(RelevanceSubstitution):
         reference = known[0].reference
         assert reference is not None
 
-        def run(values: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor], Any]:
-            with torch.enable_grad():
-                leaf = values.detach().requires_grad_()
-                result = func(leaf, *others, **named)
+        def run(at: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor], Any]:
+            """Return the maxima, the other tensor's values where they are, the way back to there, and the result."""
+            with torch.enable_grad(), forward_ad.dual_level():
+                leaf = at.detach().requires_grad_()
+                result = func(forward_ad.make_dual(leaf, other.detach()), *others, **named)
                 first = result if isinstance(result, Tensor) else result[0]
-            return (
-                first.detach(),
-                lambda s: torch.autograd.grad(first, leaf, s, retain_graph=True)[0],
-                result,
-            )
+                value, tangent = forward_ad.unpack_dual(first)
+            return value, tangent.detach(), lambda s: torch.autograd.grad(value, leaf, s, retain_graph=True)[0], result
 
-        (y, route, whole), (below, route_reference, _) = run(x), run(reference)
-        result, twin = _DifferenceMaximum.apply([y, below], (route, route_reference), x, reference)
+        y, below_there, route, whole = run(x, reference)
+        below, above_there, route_former, _ = run(reference, x)
+        y, below = y.detach(), below.detach()
+        deltas = (y - below, y - below_there, above_there - below)
+        result, twin = _DifferenceMaximum.apply([y, below], (route, route_former), deltas, x, reference)
         result = self._pair(result, self.joined(known, nonnegative=False), twin)
         return result if isinstance(whole, Tensor) else type(whole)((result, *whole[1:]))
 

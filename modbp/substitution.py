@@ -256,8 +256,9 @@ class Substitution(TorchFunctionMode):
             result = self.operate(*call)
             return self._written(overwritten, self.converted(result, overwritten.dtype))
         result = self.operate(func, args, kwargs)
-        if isinstance(result, Tensor) and result._base is not None:
-            self._viewed[id(result._base)] = result._base
+        for leaf in tree_leaves(result):  # several, from chunk and split
+            if isinstance(leaf, Tensor) and leaf._base is not None:
+                self._viewed[id(leaf._base)] = leaf._base
         return result
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,18 @@ rule), `relevance` (LRP and its relatives), `pattern` (PatternNet and PatternAtt
 from modbp.rules.affine import AffineLayer
 from modbp.rules.deeplift import DecoupledCode, DecoupledText, Linear, Rescale, RevealCancel
 from modbp.rules.pattern import PatternAttribution, PatternNet, Transposed
-from modbp.rules.relevance import AlphaBeta, Contrast, Epsilon, Flat, Gamma, RelevanceRule, WSquare, ZBox, ZPlus
+from modbp.rules.relevance import (
+    AlphaBeta,
+    Contrast,
+    Epsilon,
+    Flat,
+    Gamma,
+    RelevanceRule,
+    SameSign,
+    WSquare,
+    ZBox,
+    ZPlus,
+)
 from modbp.rules.relu import Deconvolution, GuidedBackprop, Pass, RectGrad, ReLURule
 
 __all__ = [
@@ -30,6 +41,7 @@ __all__ = [
     "RelevanceRule",
     "Rescale",
     "RevealCancel",
+    "SameSign",
     "Transposed",
     "WSquare",
     "ZBox",

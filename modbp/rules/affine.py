@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,20 +31,26 @@ def whole(weight: Tensor) -> Tensor:
     return weight
 
 
-def positive(values: Tensor) -> Tensor:
-    """Return max(v, 0) of each entry.
+def positive(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return max(v, 0) of each entry, written to `out` if it is given.
 
     Examples
     --------
     >>> positive(torch.tensor([-1.0, 2.0])), negative(torch.tensor([-1.0, 2.0]))
     (tensor([0., 2.]), tensor([-1., 0.]))
     """
-    return values.relu()  # the same as a clamp, and several times faster
+    return torch.clamp(values, min=0, out=out)
 
 
-def negative(values: Tensor) -> Tensor:
-    """Return min(v, 0) of each entry."""
-    return values.clamp(max=0)
+def negative(values: Tensor, out: Tensor | None = None) -> Tensor:
+    """Return min(v, 0) of each entry, written to `out` if it is given.
+
+    Examples
+    --------
+    >>> negative(torch.tensor([-1.0, 2.0]))
+    tensor([-1.,  0.])
+    """
+    return torch.clamp(values, max=0, out=out)
 
 
 class LinearMap:
@@ -97,24 +103,35 @@ class Dense(LinearMap):
 
     # A dense layer at batch 1 is bound by reading its weights (411 MB in VGG16's first), and a clamped copy of them
     # would be written to memory and read again. A few rows at a time stay in the processor's cache.
-    _ROWS_OF = 2**21
+    _ENTRIES_AT_A_TIME = 2**20
 
     def apply(self, a: Tensor, part: Part = whole) -> Tensor:
         """Return part(W) a."""
         if part is whole:
             return F.linear(a, self.weight)
-        return torch.cat([F.linear(a, part(rows)) for rows in self._rows()], dim=-1)
+        return torch.cat([F.linear(a, rows) for rows in self._rows(part)], dim=-1)
 
     def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
         """Return part(W)ᵀ s."""
         if part is whole:
             return s @ self.weight
-        rows = self._rows()
-        shares = torch.split(s, rows[0].shape[0], dim=-1)
-        total = shares[0] @ part(rows[0])
-        for share, weight in zip(shares[1:], rows[1:], strict=True):
-            total = total.add_(share @ part(weight))
+        rows = self._rows(part)
+        first, *others = s.split(self._rows_at_a_time, dim=-1)
+        total = first @ next(rows)
+        for share in others:
+            total = total.add_(share @ next(rows))
         return total
+
+    @property
+    def _rows_at_a_time(self) -> int:
+        return max(1, self._ENTRIES_AT_A_TIME // self.weight.shape[1])
+
+    def _rows(self, part: Part) -> Iterator[Tensor]:
+        """Yield part(W) a few rows at a time, in the same memory each time where the part allows it."""
+        chunks = self.weight.split(self._rows_at_a_time)
+        buffer = torch.empty_like(chunks[0]) if part in (positive, negative) and len(chunks) > 1 else None
+        for rows in chunks:
+            yield part(rows) if buffer is None else part(rows, out=buffer[: len(rows)])  # type: ignore[call-arg]
 
     def weight_gradient(self, a: Tensor, s: Tensor) -> Tensor:
         """Return Σ s aᵀ over samples."""
@@ -127,9 +144,6 @@ class Dense(LinearMap):
     def summed_per_output(self, values: Tensor) -> Tensor:
         """Return the sum of each row."""
         return values.sum(1)
-
-    def _rows(self) -> tuple[Tensor, ...]:
-        return self.weight.split(max(1, self._ROWS_OF // self.weight.shape[1]))
 
 
 @dataclass(frozen=True)

@@ -136,10 +136,13 @@ class Unit:
         return torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 
-def _ratio(rise: Tensor, run: Tensor, limit: Callable[[], Tensor]) -> Tensor:
-    """Return rise / run, and the limit where the run is too small for a quotient."""
+def _ratio(rise: Tensor, run: Tensor, limit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return rise / run, and where the run is too small for a quotient its limit, given the places."""
     flat = run.abs() <= torch.finfo(run.dtype).eps
-    return torch.where(flat, limit(), rise / run.masked_fill(flat, 1)) if bool(flat.any()) else rise / run
+    quotient = rise / run
+    if bool(flat.any()):
+        quotient[flat] = limit(flat)
+    return quotient
 
 
 @dataclass(frozen=True)
@@ -161,7 +164,7 @@ class Rescale:
     def factors(self, unit: Unit) -> Multipliers:
         """Return what m⁺ and m⁻ are multiplied with; one tensor for both."""
         rise = unit.output - unit.reference_output
-        return _ratio(rise, unit.input - unit.reference, lambda: unit.slope(unit.reference)), None
+        return _ratio(rise, unit.input - unit.reference, lambda at: unit.slope(unit.reference[at])), None
 
 
 @dataclass(frozen=True)
@@ -190,16 +193,17 @@ class RevealCancel:
         rise = ((with_plus - alone) + (whole - with_minus)) / 2
         fall = ((with_minus - alone) + (whole - with_plus)) / 2
         return (
-            _ratio(rise, plus, lambda: (unit.slope(base) + unit.slope(base + minus)) / 2),
-            _ratio(fall, minus, lambda: (unit.slope(base) + unit.slope(base + plus)) / 2),
+            _ratio(rise, plus, lambda at: (unit.slope(base[at]) + unit.slope((base + minus)[at])) / 2),
+            _ratio(fall, minus, lambda at: (unit.slope(base[at]) + unit.slope((base + plus)[at])) / 2),
         )
 
 
-def max_pool_share(m: Tensor, rise: Tensor, delta: Tensor, route: Callable, route_reference: Callable) -> Tensor:
-    """Return a multiplier at the inputs of a maximum over windows.
+def max_pool_shares(m: Tensor, rise: Tensor, winner: Tensor, former: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what a multiplier at a maximum over windows becomes at two of its inputs, the new and the former winner.
 
     Where the maximum rose, Δy > 0, the input that is now the largest takes all of Δy; where it fell, the one that was
-    the largest under the reference. Divided by Δx this is a multiplier, and contributions still add up to delta.
+    the largest under the reference. Divided by that input's Δx this is its multiplier, so that contributions still add
+    up to delta. Where the winner has not changed at all the multiplier is that of the gradient.
     Source: the maximum has no rule in Shrikumar et al. (2017); this is the one of DeepSHAP and of Captum.
 
     Parameters
@@ -207,21 +211,19 @@ def max_pool_share(m: Tensor, rise: Tensor, delta: Tensor, route: Callable, rout
     m : Tensor, shape of the output
     rise : Tensor, shape of the output
         Δy.
-    delta : Tensor, shape of the input
-        Δx.
-    route, route_reference : callable
-        Send a tensor of the output's shape back to the winners of the input, and of the reference.
+    winner, former : Tensor, shape of the output
+        Δx of the input that is the largest, and of the one that was the largest under the reference.
 
     Returns
     -------
-    Tensor, shape of the input
+    tuple of two Tensor, shape of the output
+        For the winner, and for the former winner.
 
     Examples
     --------
-    >>> to_first, to_second = (lambda s: torch.cat([s, s * 0], -1)), (lambda s: torch.cat([s * 0, s], -1))
-    >>> max_pool_share(torch.ones(1), torch.tensor([2.0]), torch.tensor([4.0, 0.0]), to_first, to_second)
-    tensor([0.5000, 0.0000])
+    >>> max_pool_shares(torch.ones(2), torch.tensor([2.0, -1.0]), torch.tensor([4.0, 0.0]), torch.tensor([1.0, -3.0]))
+    (tensor([0.5000, 1.0000]), tensor([0.0000, 0.3333]))
     """
-    contribution = route(m * positive(rise)) + route_reference(m * negative(rise))
-    unchanged = delta == 0
-    return torch.where(unchanged, route(m), contribution / delta.masked_fill(unchanged, 1))
+    to_winner = torch.where(winner == 0, m, m * (positive(rise) / winner))
+    to_former = m * (negative(rise) / former.masked_fill(former == 0, 1))
+    return to_winner, to_former

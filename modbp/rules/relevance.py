@@ -13,6 +13,7 @@ LRP-γ               :math:`w a+\gamma(w a)^\pm`, with the sign of :math:`z`    
 LRP-αβ              :math:`\alpha` shares of :math:`(wa)^+` less :math:`\beta` of             Bach et al. (2015)
                     :math:`(wa)^-`
 z⁺                  :math:`(w a)^+`                                                           Montavon et al. (2017)
+same sign           :math:`(w a)^\pm`, with the sign of :math:`W a`                           ours, for sums and pools
 w²                  :math:`w^2`                                                               Montavon et al. (2017)
 flat                :math:`1`                                                                 Lapuschkin et al. (2019)
 zᴮ                  :math:`w a-w^+l-w^-h`                                                     Montavon et al. (2017)
@@ -191,13 +192,13 @@ class Gamma:
     def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
         """Return the relevance of the inputs; see `RelevanceRule`."""
         z = layer.output_without_bias if self.bias == "excluded" else layer.output
-        result = self._toward(relevance * (z > 0), z, layer, positive)
-        against = relevance * (z < 0)
-        if not _all_zero(against):  # behind a ReLU only a start vector puts relevance there
-            result = result + self._toward(against, z, layer, negative)
+        agreeing = torch.ops.aten.threshold_backward(relevance, z, 0)  # R where z > 0, in one pass
+        result = self._toward(agreeing, layer, positive)
+        if not _same_support(relevance, agreeing):  # behind a ReLU only a start vector puts relevance where z < 0
+            result = result + self._toward(torch.where(z < 0, relevance, 0), layer, negative)
         return result
 
-    def _toward(self, relevance: Tensor, z: Tensor, layer: AffineLayer, sign: Any) -> Tensor:
+    def _toward(self, relevance: Tensor, layer: AffineLayer, sign: Any) -> Tensor:
         """Hand on the relevance of the outputs that have one sign."""
         other = negative if sign is positive else positive
         strengthened = layer.signed_contributions(
@@ -209,10 +210,11 @@ class Gamma:
         return strengthened.share(divide(relevance, total))
 
 
-def _all_zero(relevance: Tensor) -> bool:
+def _same_support(relevance: Tensor, part: Tensor) -> bool:
+    """Return whether a part of the relevance is all of it."""
     if torch._C._functorch.is_legacy_batchedtensor(relevance):
         return False  # many starts at once, of which no single truth can be told
-    return not bool(relevance.any())
+    return bool(relevance.count_nonzero() == part.count_nonzero())
 
 
 @dataclass(frozen=True)
@@ -303,6 +305,38 @@ class ZPlus(AlphaBeta):
 
 
 @dataclass(frozen=True)
+class SameSign:
+    """Shares of the contributions that have the output's sign: what z⁺ becomes where an output may be negative.
+
+    c = (w a)⁺ where W a > 0, and c = (w a)⁻ where W a < 0. It is the limit of LRP-γ for γ → ∞ without a bias. Where
+    inputs and weights are non-negative it is z⁺ and LRP-0 alike; and unlike z⁺ it drops nothing where signed signals
+    are added (a residual sum, a mean), and scales nothing up where all contributions have one sign, unlike LRP-αβ.
+    Its shares are never negative and sum to one.
+    Source: ours, so that z⁺ stays a chain of column-stochastic matrices in nets with signed sums.
+
+    Examples
+    --------
+    >>> from modbp.rules.affine import Dense
+    >>> a, W = torch.tensor([[-1.0, -3.0]]), torch.tensor([[1.0, 1.0]])
+    >>> SameSign()(torch.tensor([[1.0]]), AffineLayer(Dense(W, a.shape), a, a @ W.T))
+    tensor([[0.2500, 0.7500]])
+    """
+
+    passes_relus: ClassVar[bool] = True
+    needs_output: ClassVar[bool] = False
+
+    def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
+        """Return the relevance of the inputs; see `RelevanceRule`."""
+        if layer.nonnegative and not bool((layer.linear.weight < 0).any()):
+            every = layer.contributions()
+            return every.share(divide(relevance, every.total))
+        z = layer.contributions().total
+        up, down = layer.positive_contributions(), layer.negative_contributions()
+        toward = up.share(divide(torch.where(z > 0, relevance, 0), up.total))
+        return toward.add_(down.share(divide(torch.where(z < 0, relevance, 0), down.total)))
+
+
+@dataclass(frozen=True)
 class Contrast:
     """The top step of contrastive Excitation Backprop: z⁺ for the target less z⁺ for its opposite, −W.
 
@@ -378,7 +412,7 @@ class Flat:
     Parameters
     ----------
     bias : {"excluded", "included"}, default "excluded"
-        Included: a bias counts as one more input, as zennit does unless told otherwise.
+        Included: a bias counts as one more input. zennit excludes it.
 
     Raises
     ------
@@ -462,4 +496,5 @@ class ZBox:
         if self.low is None:
             dims = tuple(range(1, a.dim()))
             return a.amin(dims, keepdim=True), a.amax(dims, keepdim=True)
-        return torch.as_tensor(self.low).to(a), torch.as_tensor(self.high).to(a)
+        low, high = (torch.as_tensor(b, dtype=a.dtype, device=a.device) for b in (self.low, self.high))
+        return low, high
