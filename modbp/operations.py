@@ -273,12 +273,13 @@ def _convolution(function: Function, args: tuple[Any, ...], kwargs: dict[str, An
             f"a {n}-D convolution was given an input of {x.dim()} dimensions; allowed is a batch, of {n + 2}."
         )
     dilation, padding = _tuple(given["dilation"], n), given["padding"]
+    pad: list[int] = []
     if padding == "valid":
         padding = 0
     if padding == "same":
         total = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True)]
         if any(t % 2 for t in total):  # one more behind than before, which torch.convolution cannot say
-            x = F.pad(x, [side for t in reversed(total) for side in (t // 2, t - t // 2)])
+            pad = [side for t in reversed(total) for side in (t // 2, t - t // 2)]
             padding = 0
         else:
             padding = tuple(t // 2 for t in total)
@@ -290,7 +291,7 @@ def _convolution(function: Function, args: tuple[Any, ...], kwargs: dict[str, An
     return Affine(
         "convolution",
         (x,),
-        lambda: Convolution(weight.detach(), shape, geometry),
+        lambda: Convolution(weight.detach(), shape, geometry, pad),
         _per_channel(given["bias"], n),
         weight,
     )
@@ -370,11 +371,12 @@ def affine_map(
     >>> affine_map(F.linear, (x, weight), {}, lambda tensor: tensor is x).kind
     'linear'
     """
-    if function in CONVOLUTIONS and not depends(argument(args, kwargs, 1, "weight")):
+    constant = not any(depends(argument(args, kwargs, i, name)) for i, name in ((1, "weight"), (2, "bias")))
+    if function in CONVOLUTIONS and constant:
         return _convolution(function, args, kwargs)
     if function in LINEAR:
         x, weight, bias = (argument(args, kwargs, i, n) for i, n in enumerate(("input", "weight", "bias")))
-        if depends(weight):
+        if not constant:
             return None
         dense, shape = weight.detach(), x.shape
         return Affine("linear", (x,), lambda: Dense(dense, shape), None if bias is None else bias.detach(), weight)

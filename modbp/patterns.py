@@ -112,7 +112,7 @@ class PatternEstimator:
             raise InputError(
                 f"model is of type {type(model).__name__}; allowed is an nn.Module, whose layers have names."
             )
-        self.model = model
+        self.model: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile was given
         self.sums: dict[str, Sums] = {}
         self._maps: dict[str, LinearMap] = {}
 

@@ -24,9 +24,32 @@ STYLE = Path(__file__).with_name("data") / "modbp.mplstyle"
 
 NAMES: Mapping[str, str] = {
     "gradient": "Gradient",
+    "input_x_gradient": "Input × gradient",
     "deconvolution": "Deconvolution",
     "guided_backprop": "Guided Backprop",
     "rectgrad": "RectGrad",
+    "lrp_z": "LRP-0",
+    "lrp_epsilon": "LRP-ε",
+    "lrp_gamma": "LRP-γ",
+    "lrp_alpha_beta": "LRP-αβ",
+    "lrp_zplus": "z⁺",
+    "lrp_alpha2_beta1": "LRP-α2β1",
+    "lrp_alpha5_beta4": "LRP-α5β4",
+    "lrp_w_square": "w²",
+    "lrp_flat": "Flat",
+    "lrp_z_box": "zᴮ and LRP-0",
+    "deep_taylor": "Deep Taylor",
+    "excitation_bp": "Excitation BP",
+    "contrastive_excitation_bp": "Contrastive Excitation BP",
+    "epsilon_plus": "ε and z⁺",
+    "epsilon_alpha2_beta1": "ε and α2β1",
+    "epsilon_gamma_box": "ε, γ and zᴮ",
+    "pattern_net": "PatternNet",
+    "pattern_attribution": "PatternAttribution",
+    "deeplift_rescale": "DeepLIFT Rescale",
+    "deeplift_reveal_cancel": "DeepLIFT RevealCancel",
+    "deeplift_ablation_text": "DeepLIFT ablation (text)",
+    "deeplift_ablation_code": "DeepLIFT ablation (code)",
 }
 """How figures write a method's name."""
 

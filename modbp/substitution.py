@@ -497,7 +497,9 @@ class RelevanceSubstitution(Substitution):
         call.keeps_output = any(getattr(rule, "needs_output", True) for rule in candidates if rule is not None)
         producer = known[0].producer
         merges = affine.kind == "batch_norm" and self.composite.batch_norm == "merge" and producer is not None
-        if merges and producer.kind in ("linear", "convolution") and producer.norm is None:  # type: ignore[union-attr]
+        # A linear layer has its outputs in the last dimension, a batch norm its channels in the second.
+        mergeable = ("linear", "convolution") if affine.inputs[0].dim() == 2 else ("convolution",)
+        if merges and producer.kind in mergeable and producer.norm is None:  # type: ignore[union-attr]
             producer.norm, call.merged = call, producer  # type: ignore[union-attr]
         self.calls.append(call)
         return call

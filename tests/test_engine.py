@@ -37,8 +37,11 @@ MASKS: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "rectgrad": lambda R, z: R * (np.maximum(z, 0) * R > 0.05),
 }
 
+# PatternNet and PatternAttribution need patterns, which are fitted to data.
+METHODS = [name for name in modbp.METHODS if not name.startswith("pattern")]
 
-def method(name: str, model: nn.Module) -> modbp.attr.ModifiedBackprop:
+
+def method(name: str, model: Callable[..., Tensor]) -> modbp.attr.ModifiedBackprop:
     return modbp.make(name, model, **({"threshold": 0.05} if name == "rectgrad" else {}))
 
 
@@ -324,7 +327,7 @@ def vgg16(weights: str) -> nn.Module:
     return _networks[weights]
 
 
-@pytest.mark.parametrize("name", modbp.METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_many_starts_in_one_backward_equal_the_loop(name: str) -> None:
     torch.manual_seed(5)
     net = Awkward(inplace=True)
@@ -340,7 +343,7 @@ def test_many_starts_in_one_backward_equal_the_loop(name: str) -> None:
             assert relative_difference(together[point][i], alone[point]) < 1e-12
 
 
-@pytest.mark.parametrize("name", modbp.METHODS)
+@pytest.mark.parametrize("name", [n for n in METHODS if not modbp.make(n, nn.Identity()).multiplies_by_inputs])
 def test_relevance_passes_through_any_point_on_the_way(name: str) -> None:
     """From the logits to the input in one go, or by way of a layer that everything crosses: the same map."""
     torch.manual_seed(6)
@@ -367,19 +370,50 @@ def test_vgg16_from_a_layer_to_layers(photographs_224: Tensor) -> None:
     assert relative_difference(found["features.27"], below) < 1e-5
 
 
+CAPPED: dict[str, Callable[[Tensor], Tensor]] = {
+    "module": nn.ReLU6(),
+    "in-place module": nn.ReLU6(inplace=True),
+    "relu6": F.relu6,
+    "hardtanh": lambda z: F.hardtanh(z, 0.0, 6.0),
+    "in-place hardtanh module": nn.Hardtanh(0, 6, inplace=True),
+    "clamp": lambda z: z.clamp(0, 6),
+    "clamp in place, result ignored": lambda z: (z.clamp_(min=0, max=6), z)[1],
+    "clip": lambda z: torch.clip(z, 0, 6),
+    "two steps": lambda z: F.relu(z).clamp(max=6),
+}
+
+
+@pytest.mark.parametrize("style", CAPPED)
+@pytest.mark.parametrize("name", MASKS)
+def test_a_rule_acts_on_the_relu_of_a_relu6_and_the_cap_is_differentiated(name: str, style: str) -> None:
+    """min(max(z, 0), 6): the signal stops where the cap is reached, and then meets the mask of the ReLU."""
+    first, last = torch.tensor(4 * W1), torch.tensor(W3)
+    z = X @ first.numpy().T
+    assert (z > 6).any()
+    assert ((z > 0) & (z < 6)).any()
+
+    def model(x: Tensor) -> Tensor:
+        return CAPPED[style](x @ first.T) @ last.T
+
+    for target in range(4):
+        R = np.repeat(W3[[target]], len(X), axis=0) * (z < 6)
+        found = method(name, model).attribute(torch.tensor(X), target)
+        np.testing.assert_allclose(found.numpy(), MASKS[name](R, z) @ first.numpy(), rtol=1e-12, atol=1e-14)
+
+
 class Refused(nn.Module):
     """Something on which the rules have no meaning."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
         self.how, self.first, self.last = how, nn.Linear(5, 6), nn.Linear(6, 3)
-        self.other = {"relu6": nn.ReLU6(), "gelu": nn.GELU(), "prelu": nn.PReLU(), "hardtanh": nn.Hardtanh()}.get(how)
+        self.other = {"gelu": nn.GELU(), "prelu": nn.PReLU(), "hardtanh": nn.Hardtanh()}.get(how)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.how == "no relu":
             return self.last(torch.tanh(self.first(x)))
-        if self.how == "clamp to [0, 6]":
-            return self.last(self.first(x).clamp(0, 6))
+        if self.how == "clamp to [-1, 6]":
+            return self.last(self.first(x).clamp(-1, 6))
         if self.how == "functional leaky relu":
             return self.last(F.leaky_relu(self.first(x)))
         if self.how == "no_grad":
@@ -396,7 +430,7 @@ class Refused(nn.Module):
 @pytest.mark.parametrize(
     "how",
     [
-        *("relu6", "gelu", "prelu", "hardtanh", "no relu", "clamp to [0, 6]", "functional leaky relu", "no_grad"),
+        *("gelu", "prelu", "hardtanh", "no relu", "clamp to [-1, 6]", "functional leaky relu", "no_grad"),
         *("reentrant checkpoint", "tuple"),
     ],
 )
@@ -405,7 +439,7 @@ def test_a_model_on_which_the_rule_has_no_meaning_is_refused(how: str) -> None:
         modbp.make("guided_backprop", Refused(how)).attribute(torch.randn(2, 5), 1)
 
 
-@pytest.mark.parametrize("how", ["relu6", "gelu", "no relu", "clamp to [0, 6]"])
+@pytest.mark.parametrize("how", ["gelu", "no relu", "clamp to [-1, 6]"])
 def test_the_gradient_is_refused_nothing(how: str) -> None:
     net, x = Refused(how), torch.randn(2, 5)
     (expected,) = torch.autograd.grad(net(leaf := x.clone().requires_grad_())[:, 1].sum(), leaf)

@@ -16,7 +16,7 @@ from modbp.attr.base import ModifiedBackprop
 from modbp.attr.targets import Target
 from modbp.backward import Tensors, check_baselines
 from modbp.composite import Composite
-from modbp.errors import InputError
+from modbp.errors import InputError, UnsupportedModelError
 from modbp.patterns import fit
 
 with warnings.catch_warnings():
@@ -745,5 +745,7 @@ def make(name: str, model: Callable[..., Any], **options: Any) -> ModifiedBackpr
         return METHODS[name](model, **options)
     except TypeError as error:
         raise InputError(f"{name} does not take these options ({error}).") from None
+    except UnsupportedModelError:  # of a model that patterns were to be fitted to
+        raise
     except ValueError as error:
         raise InputError(str(error)) from None

@@ -159,33 +159,40 @@ class Geometry:
 
 
 class Convolution(LinearMap):
-    """A convolution of one to three dimensions, or a transposed one, with any stride, dilation and groups."""
+    """A convolution of one to three dimensions, or a transposed one, with any stride, dilation and groups.
 
-    def __init__(self, weight: Tensor, input_shape: torch.Size, geometry: Geometry) -> None:
+    `pad`, as in `torch.nn.functional.pad`, comes before the padding of the geometry, which is equal on both sides.
+    """
+
+    def __init__(self, weight: Tensor, input_shape: torch.Size, geometry: Geometry, pad: Sequence[int] = ()) -> None:
         super().__init__(weight, input_shape)
-        self.geometry = geometry
+        self.geometry, self._pad = geometry, tuple(pad)
+
+    def _padded(self, a: Tensor) -> Tensor:
+        return F.pad(a, self._pad) if self._pad else a
 
     def apply(self, a: Tensor, part: Part = whole) -> Tensor:
         """Return part(W) a."""
         g = self.geometry
         return torch.convolution(
-            a, part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed, g.output_padding, g.groups
+            *(self._padded(a), part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed),
+            *(g.output_padding, g.groups),
         )
 
     def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
         """Return part(W)ᵀ s."""
-        g, shape_only = self.geometry, s.new_empty(1).expand(self.input_shape)
+        g, shape_only = self.geometry, self._padded(s.new_empty(1).expand(self.input_shape))
         grads = torch.ops.aten.convolution_backward(
             *(s, shape_only, part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed),
             *(g.output_padding, g.groups, [True, False, False]),
         )
-        return grads[0]
+        return F.pad(grads[0], [-side for side in self._pad]) if self._pad else grads[0]
 
     def weight_gradient(self, a: Tensor, s: Tensor) -> Tensor:
         """Return Σ s aᵀ over samples and positions."""
         g = self.geometry
         grads = torch.ops.aten.convolution_backward(
-            *(s, a, self.weight, None, g.stride, g.padding, g.dilation, g.transposed),
+            *(s, self._padded(a), self.weight, None, g.stride, g.padding, g.dilation, g.transposed),
             *(g.output_padding, g.groups, [False, True, False]),
         )
         return grads[1]

@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from modbp.rules.affine import AffineLayer, divide, negative, positive, whole
+from modbp.rules.affine import AffineLayer, Sum, divide, negative, positive, whole
 
 BIASES = ("excluded", "included", "split")
 
@@ -483,18 +483,28 @@ class ZBox:
         for name, bound in (("low", self.low), ("high", self.high)):
             if not isinstance(bound, Tensor):
                 check_number(name, bound)
-        if bool((torch.as_tensor(self.low) > torch.as_tensor(self.high)).any()):
-            raise ValueError("low exceeds high; allowed is low <= high everywhere.")
+        if not bool((torch.as_tensor(self.low) <= torch.as_tensor(self.high)).all()):  # NaN is no bound either
+            raise ValueError("low exceeds high, or a bound is NaN; allowed is low <= high everywhere.")
 
     def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
         """Return the relevance of the inputs; see `RelevanceRule`."""
-        low, high = (bound.expand_as(layer.input) for bound in self._box(layer.input))
+        low, high = (self._spread(bound, layer.input) for bound in self._box(layer))
         inside = layer.contributions((layer.input, whole), (-low, positive), (-high, negative))
         return inside.share(divide(relevance, inside.total))
 
-    def _box(self, a: Tensor) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def _spread(bound: Tensor, a: Tensor) -> Tensor:
+        try:
+            return bound.expand_as(a)
+        except RuntimeError:
+            raise ValueError(
+                f"a bound has shape {tuple(bound.shape)}; allowed is what broadcasts to the input's {tuple(a.shape)}."
+            ) from None
+
+    def _box(self, layer: AffineLayer) -> tuple[Tensor, Tensor]:
+        a = layer.input
         if self.low is None:
-            dims = tuple(range(1, a.dim()))
+            dims = tuple(range(2 if isinstance(layer.linear, Sum) else 1, a.dim()))  # a sum has its tensors in front
             return a.amin(dims, keepdim=True), a.amax(dims, keepdim=True)
         low, high = (torch.as_tensor(b, dtype=a.dtype, device=a.device) for b in (self.low, self.high))
         return low, high
