@@ -162,32 +162,68 @@ class Composite:
 
 
 def gradient() -> Composite:
-    """Return no rule at all: the gradient."""
+    """Return no rule at all: the gradient.
+
+    Examples
+    --------
+    >>> gradient().is_plain
+    True
+    """
     return Composite("gradient")
 
 
 def input_x_gradient() -> Composite:
-    """Return the gradient times the input (Shrikumar et al., 2016)."""
+    """Return the gradient times the input (Shrikumar et al., 2016).
+
+    Examples
+    --------
+    >>> input_x_gradient().multiply
+    True
+    """
     return Composite("input_x_gradient", multiply=True)
 
 
 def deconvolution() -> Composite:
-    """Return Deconvolution at every ReLU."""
+    """Return Deconvolution at every ReLU.
+
+    Examples
+    --------
+    >>> deconvolution().rule_for("relu")
+    Deconvolution()
+    """
     return Composite("deconvolution", {"relu": Deconvolution()})
 
 
 def guided_backprop() -> Composite:
-    """Return Guided Backprop at every ReLU."""
+    """Return Guided Backprop at every ReLU.
+
+    Examples
+    --------
+    >>> guided_backprop().rule_for("relu")
+    GuidedBackprop()
+    """
     return Composite("guided_backprop", {"relu": GuidedBackprop()})
 
 
 def rectgrad(percentile: float = 98.0, threshold: float | None = None) -> Composite:
-    """Return RectGrad at every ReLU; see `modbp.rules.RectGrad` for the arguments."""
+    """Return RectGrad at every ReLU; see `modbp.rules.RectGrad` for the arguments.
+
+    Examples
+    --------
+    >>> rectgrad(90).rule_for("relu")
+    RectGrad(percentile=90, threshold=None)
+    """
     return Composite("rectgrad", {"relu": RectGrad(percentile, threshold)})
 
 
 def uniform(name: str, rule: Any, batch_norm: str = "merge") -> Composite:
-    """Return one rule at every affine layer."""
+    """Return one rule at every affine layer.
+
+    Examples
+    --------
+    >>> uniform("mine", Flat()).rule_for("convolution")
+    Flat(bias='excluded')
+    """
     return Composite(name, {"affine": rule}, batch_norm=batch_norm, start="logit")
 
 
@@ -202,72 +238,150 @@ def _beside(name: str, rule: Any, beside: Any, batch_norm: str, **options: Any) 
 
 
 def lrp_z(bias: str = "included", batch_norm: str = "merge") -> Composite:
-    """Return LRP-0 everywhere, which is input × gradient in a ReLU net without biases."""
+    """Return LRP-0 everywhere, which is input × gradient in a ReLU net without biases.
+
+    Examples
+    --------
+    >>> lrp_z().rule_for("linear")
+    Epsilon(epsilon=0.0, bias='included')
+    """
     return uniform("lrp_z", Epsilon(0.0, bias), batch_norm)
 
 
 def lrp_epsilon(epsilon: float = 1e-6, bias: str = "included", batch_norm: str = "merge") -> Composite:
-    """Return LRP-ε everywhere."""
+    """Return LRP-ε everywhere.
+
+    Examples
+    --------
+    >>> lrp_epsilon(0.1).rule_for("linear")
+    Epsilon(epsilon=0.1, bias='included')
+    """
     return uniform("lrp_epsilon", Epsilon(epsilon, bias), batch_norm)
 
 
 def lrp_gamma(gamma: float = 0.25, bias: str = "split", batch_norm: str = "merge") -> Composite:
-    """Return LRP-γ everywhere."""
+    """Return LRP-γ everywhere.
+
+    Examples
+    --------
+    >>> lrp_gamma(1.0).rule_for("linear")
+    Gamma(gamma=1.0, bias='split')
+    """
     return uniform("lrp_gamma", Gamma(gamma, bias), batch_norm)
 
 
 def lrp_zplus(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
-    """Return z⁺ everywhere; at pools, sums and batch norms of their own by the sign of the output."""
+    """Return z⁺ everywhere; at pools, sums and batch norms of their own by the sign of the output.
+
+    Examples
+    --------
+    >>> lrp_zplus().rule_for("linear"), lrp_zplus().rule_for("sum")
+    (ZPlus(alpha=1.0, beta=0.0, bias='excluded'), SameSign())
+    """
     return _beside("lrp_zplus", ZPlus(bias=bias), SameSign(), batch_norm)
 
 
 def lrp_alpha_beta(
     alpha: float = 2.0, beta: float | None = None, bias: str = "split", batch_norm: str = "merge"
 ) -> Composite:
-    """Return LRP-αβ everywhere, α − β = 1; at pools, sums and batch norms of their own LRP-0."""
+    """Return LRP-αβ everywhere, α − β = 1; at pools, sums and batch norms of their own LRP-0.
+
+    Examples
+    --------
+    >>> lrp_alpha_beta(3).rule_for("linear")
+    AlphaBeta(alpha=3, beta=2, bias='split')
+    """
     rule = AlphaBeta(alpha, beta, bias)
     return _beside(f"lrp_alpha{rule.alpha:g}_beta{rule.beta:g}", rule, Epsilon(0.0, "excluded"), batch_norm)
 
 
 def lrp_alpha2_beta1(bias: str = "split", batch_norm: str = "merge") -> Composite:
-    """Return LRP-αβ with α = 2 and β = 1 everywhere."""
+    """Return LRP-αβ with α = 2 and β = 1 everywhere.
+
+    Examples
+    --------
+    >>> lrp_alpha2_beta1().rule_for("linear")
+    AlphaBeta(alpha=2.0, beta=1.0, bias='split')
+    """
     return lrp_alpha_beta(2.0, 1.0, bias, batch_norm)
 
 
 def lrp_alpha5_beta4(bias: str = "split", batch_norm: str = "merge") -> Composite:
-    """Return LRP-αβ with α = 5 and β = 4 everywhere."""
+    """Return LRP-αβ with α = 5 and β = 4 everywhere.
+
+    Examples
+    --------
+    >>> lrp_alpha5_beta4().rule_for("linear")
+    AlphaBeta(alpha=5.0, beta=4.0, bias='split')
+    """
     return lrp_alpha_beta(5.0, 4.0, bias, batch_norm)
 
 
 def lrp_w_square(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
-    """Return w² everywhere."""
+    """Return w² everywhere.
+
+    Examples
+    --------
+    >>> lrp_w_square().rule_for("linear")
+    WSquare(bias='excluded')
+    """
     return uniform("lrp_w_square", WSquare(bias), batch_norm)
 
 
 def lrp_flat(bias: str = "excluded", batch_norm: str = "merge") -> Composite:
-    """Return the flat rule everywhere."""
+    """Return the flat rule everywhere.
+
+    Examples
+    --------
+    >>> lrp_flat().rule_for("linear")
+    Flat(bias='excluded')
+    """
     return uniform("lrp_flat", Flat(bias), batch_norm)
 
 
 def lrp_z_box(low: Any = None, high: Any = None, bias: str = "included", batch_norm: str = "merge") -> Composite:
-    """Return zᴮ at the first layer, where alone its box is known, and LRP-0 above."""
+    """Return zᴮ at the first layer, where alone its box is known, and LRP-0 above.
+
+    Examples
+    --------
+    >>> lrp_z_box(0, 1).rule_for("convolution", first=True)
+    ZBox(low=0, high=1)
+    """
     rules = {"affine": Epsilon(0.0, bias)}
     return Composite("lrp_z_box", rules, first=ZBox(low, high), batch_norm=batch_norm, start="logit")
 
 
 def deep_taylor(low: Any = None, high: Any = None, batch_norm: str = "merge") -> Composite:
-    """Return Deep Taylor: z⁺, and at the first layer zᴮ if the inputs' bounds are given, else w²."""
+    """Return Deep Taylor: z⁺, and at the first layer zᴮ if the inputs' bounds are given, else w².
+
+    Examples
+    --------
+    >>> deep_taylor().rule_for("convolution", first=True)
+    WSquare(bias='excluded')
+    """
     first = WSquare() if low is None and high is None else ZBox(low, high)
     return _beside("deep_taylor", ZPlus(), SameSign(), batch_norm, first=first)
 
 
 def excitation_bp(batch_norm: str = "merge") -> Composite:
-    """Return Excitation Backprop: z⁺ everywhere, from a one at the target."""
+    """Return Excitation Backprop: z⁺ everywhere, from a one at the target.
+
+    Examples
+    --------
+    >>> excitation_bp().start
+    'one'
+    """
     return _beside("excitation_bp", ZPlus(), SameSign(), batch_norm, start="one")
 
 
 def contrastive_excitation_bp(batch_norm: str = "merge") -> Composite:
-    """Return contrastive Excitation Backprop: the target's map less that of its opposite."""
+    """Return contrastive Excitation Backprop: the target's map less that of its opposite.
+
+    Examples
+    --------
+    >>> contrastive_excitation_bp().rule_for("linear", last=True)
+    Contrast()
+    """
     return _beside("contrastive_excitation_bp", ZPlus(), SameSign(), batch_norm, last=Contrast(), start="one")
 
 
@@ -278,20 +392,42 @@ def _dense_and_convolution(name: str, dense: Any, convolution: Any, batch_norm: 
 
 
 def epsilon_plus(epsilon: float = 1e-6, bias: str = "split", batch_norm: str = "merge") -> Composite:
-    """Return LRP-ε in dense layers and z⁺ in convolutions (Kohlbrenner et al., 2020)."""
+    """Return LRP-ε in dense layers and z⁺ in convolutions (Kohlbrenner et al., 2020).
+
+    Examples
+    --------
+    >>> epsilon_plus().rule_for("linear"), epsilon_plus().rule_for("convolution")
+    (Epsilon(epsilon=1e-06, bias='included'), ZPlus(alpha=1.0, beta=0.0, bias='split'))
+    """
     return _dense_and_convolution("epsilon_plus", Epsilon(epsilon), ZPlus(bias=bias), batch_norm)
 
 
 def epsilon_alpha2_beta1(epsilon: float = 1e-6, bias: str = "split", batch_norm: str = "merge") -> Composite:
-    """Return LRP-ε in dense layers and α = 2, β = 1 in convolutions (Kohlbrenner et al., 2020)."""
+    """Return LRP-ε in dense layers and α = 2, β = 1 in convolutions (Kohlbrenner et al., 2020).
+
+    Examples
+    --------
+    >>> epsilon_alpha2_beta1().rule_for("convolution")
+    AlphaBeta(alpha=2.0, beta=1.0, bias='split')
+    """
     return _dense_and_convolution("epsilon_alpha2_beta1", Epsilon(epsilon), AlphaBeta(2.0, 1.0, bias), batch_norm)
 
 
 def epsilon_gamma_box(
-    low: Any = None, high: Any = None, epsilon: float = 1e-6, gamma: float = 0.25, bias: str = "split",
+    low: Any = None,
+    high: Any = None,
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+    bias: str = "split",
     batch_norm: str = "merge",
-) -> Composite:  # fmt: skip
-    """Return zᴮ at the first layer, LRP-γ in convolutions and LRP-ε in dense layers (Montavon et al., 2019)."""
+) -> Composite:
+    """Return zᴮ at the first layer, LRP-γ in convolutions and LRP-ε in dense layers (Montavon et al., 2019).
+
+    Examples
+    --------
+    >>> epsilon_gamma_box().rule_for("convolution", first=True)
+    ZBox(low=None, high=None)
+    """
     convolution = Gamma(gamma, bias)
     return _dense_and_convolution("epsilon_gamma_box", Epsilon(epsilon), convolution, batch_norm, first=ZBox(low, high))
 
@@ -316,13 +452,27 @@ def sixt_composite(alpha: float = 1.0, epsilon: float = 1e-10) -> Composite:
 
 
 def pattern_net(patterns: Mapping[str, Any]) -> Composite:
-    """Return PatternNet with the given patterns by layer name; see `modbp.patterns.fit`."""
+    """Return PatternNet with the given patterns by layer name; see `modbp.patterns.fit`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> type(pattern_net({"0": torch.ones(3, 4)}).rule_for("linear", "0")).__name__
+    'PatternNet'
+    """
     layers = {name: PatternNet(pattern) for name, pattern in patterns.items()}
     return Composite("pattern_net", {"average_pool": Transposed(), "sum": Transposed()}, layers, start="logit")
 
 
 def pattern_attribution(patterns: Mapping[str, Any]) -> Composite:
-    """Return PatternAttribution with the given patterns by layer name; see `modbp.patterns.fit`."""
+    """Return PatternAttribution with the given patterns by layer name; see `modbp.patterns.fit`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> type(pattern_attribution({"0": torch.ones(3, 4)}).rule_for("linear", "0")).__name__
+    'PatternAttribution'
+    """
     layers = {name: PatternAttribution(pattern) for name, pattern in patterns.items()}
     return Composite("pattern_attribution", {"average_pool": Transposed(), "sum": Transposed()}, layers, start="logit")
 
@@ -341,20 +491,44 @@ def deeplift(name: str, linear: Any, nonlinearity: Any) -> Composite:
 
 
 def deeplift_rescale() -> Composite:
-    """Return DeepLIFT with the Rescale rule."""
+    """Return DeepLIFT with the Rescale rule.
+
+    Examples
+    --------
+    >>> deeplift_rescale().rule_for("relu")
+    Rescale()
+    """
     return deeplift("deeplift_rescale", Linear(), Rescale())
 
 
 def deeplift_reveal_cancel() -> Composite:
-    """Return DeepLIFT with the RevealCancel rule."""
+    """Return DeepLIFT with the RevealCancel rule.
+
+    Examples
+    --------
+    >>> deeplift_reveal_cancel().rule_for("relu")
+    RevealCancel()
+    """
     return deeplift("deeplift_reveal_cancel", Linear(), RevealCancel())
 
 
 def deeplift_ablation_text() -> Composite:
-    """Return the ablation of Sixt et al. (2020) as their text says it: two chains that never meet."""
+    """Return the ablation of Sixt et al. (2020) as their text says it: two chains that never meet.
+
+    Examples
+    --------
+    >>> deeplift_ablation_text().rule_for("linear")
+    DecoupledText()
+    """
     return deeplift("deeplift_ablation_text", DecoupledText(), Rescale())
 
 
 def deeplift_ablation_code() -> Composite:
-    """Return the ablation of Sixt et al. (2020) as their code runs it: W⁺ for both signs of a difference."""
+    """Return the ablation of Sixt et al. (2020) as their code runs it: W⁺ for both signs of a difference.
+
+    Examples
+    --------
+    >>> deeplift_ablation_code().rule_for("linear")
+    DecoupledCode()
+    """
     return deeplift("deeplift_ablation_code", DecoupledCode(), Rescale())

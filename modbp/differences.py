@@ -133,6 +133,17 @@ class DifferenceSubstitution(RelevanceSubstitution):
         As in `Substitution`.
     references : tuple of Tensor
         One for each input, of its shape.
+
+    Examples
+    --------
+    >>> from modbp.composite import deeplift_rescale
+    >>> x = torch.tensor([[3.0]], requires_grad=True)
+    >>> mode = DifferenceSubstitution(deeplift_rescale(), lambda: "", {}, (torch.tensor([[-1.0]]),))
+    >>> mode.enter((x,))
+    >>> with mode:
+    ...     y = x.relu()
+    >>> torch.autograd.grad(y, x, torch.ones(1, 1))[0]  # the ReLU rises by 3 while its input rises by 4
+    tensor([[0.7500]])
     """
 
     def __init__(

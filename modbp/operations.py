@@ -244,6 +244,12 @@ class Affine:
         b, broadcastable to the output.
     weight : Tensor, optional
         As the call gives it, to tell which layer it belongs to.
+
+    Examples
+    --------
+    >>> x, weight = torch.zeros(2, 3), torch.ones(4, 3)
+    >>> Affine("linear", (x,), lambda: Dense(weight, x.shape)).linear().apply(x).shape
+    torch.Size([2, 4])
     """
 
     kind: str

@@ -44,6 +44,12 @@ class Sums:
         Sums of x y and of x over the samples that count, one for each output.
     y, count, all : Tensor, shape (outputs,)
         The sum of y over all samples, how many count, and how many there were.
+
+    Examples
+    --------
+    >>> one = torch.ones(1, 2)
+    >>> (Sums(one, one, one[0], one[0], one[0]) + Sums(one, one, one[0], one[0], one[0])).x
+    tensor([[2., 2.]])
     """
 
     xy: Tensor

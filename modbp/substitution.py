@@ -132,6 +132,14 @@ class AffineCall:
         Whether a ReLU follows.
     parts : callable, optional
         For DeepLIFT, returns the positive and the negative part of its output's difference from the reference.
+
+    Examples
+    --------
+    >>> from modbp.rules.affine import Dense
+    >>> weight = torch.tensor([[3.0, -1.0]])
+    >>> call = AffineCall("linear", "head", lambda: Dense(weight, torch.Size((1, 2))), None)
+    >>> call.layer((torch.ones(1, 2),), None).output
+    tensor([[2.]])
     """
 
     kind: str
@@ -192,6 +200,11 @@ class Facts:
         For DeepLIFT, its value under the reference input.
     parts : callable, optional
         For DeepLIFT, returns the positive and the negative part of its difference from the reference.
+
+    Examples
+    --------
+    >>> Facts(nonnegative=True).raw
+    False
     """
 
     nonnegative: bool = False
@@ -216,6 +229,15 @@ class Substitution(TorchFunctionMode):
         Returns the name of the module that is running, "" outside of any.
     owners : mapping from int to list of str
         For the `id` of each parameter the modules that own it.
+
+    Examples
+    --------
+    >>> from modbp.composite import guided_backprop
+    >>> x = torch.tensor([-1.0, 2.0], requires_grad=True)
+    >>> with Substitution(guided_backprop(), lambda: "", {}):
+    ...     y = (-x).relu() - x.relu()
+    >>> torch.autograd.grad(y.sum(), x)[0]  # at the second ReLU a negative signal arrives
+    tensor([-1., 0.])
     """
 
     def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
@@ -329,6 +351,18 @@ class RelevanceSubstitution(Substitution):
 
     What is known of each tensor that depends on the input travels with it, as an attribute of the tensor: whether an
     operation is on the path from the input, whether its input is non-negative, which layers are the first and last.
+
+    Examples
+    --------
+    >>> from modbp.composite import lrp_zplus
+    >>> x, weight = torch.ones(1, 2, requires_grad=True), torch.tensor([[3.0, -1.0]])
+    >>> mode = RelevanceSubstitution(lrp_zplus(), lambda: "", {})
+    >>> mode.enter((x,))
+    >>> with mode:
+    ...     y = torch.nn.functional.linear(x, weight)
+    >>> mode.finish(y)
+    >>> torch.autograd.grad(y, x, torch.ones(1, 1))[0]
+    tensor([[1., 0.]])
     """
 
     _NAME = "_modbp_facts"

@@ -41,7 +41,7 @@ WITHOUT_EXAMPLES = {
     "modbp.notebooks": {"NotebookError", "run", "notes"},  # both need a kernel, or a notebook that had one
     "modbp.zoo": {"Network"},  # a protocol
     "modbp.rules.relu": {"ReLURule"},  # a protocol
-    "modbp.composite": {"gradient", "deconvolution", "guided_backprop", "rectgrad"},  # one line each: see `Composite`
+    "modbp.rules.relevance": {"RelevanceRule"},  # a protocol
     "modbp.metrics.summary": {"Summary"},  # made by `summarize`
     "modbp.plot": {"Picture"},  # made by `picture_grid` and `dots`
     "modbp.walkthrough": {"Walkthrough"},  # shown at `begin`, which makes it

@@ -27,7 +27,13 @@ Part = Callable[[Tensor], Tensor]
 
 
 def whole(weight: Tensor) -> Tensor:
-    """Return W itself."""
+    """Return W itself.
+
+    Examples
+    --------
+    >>> whole(torch.tensor([-1.0, 2.0]))
+    tensor([-1.,  2.])
+    """
     return weight
 
 
@@ -62,6 +68,12 @@ class LinearMap:
         The weights in the layer's own layout.
     input_shape : torch.Size
         Shape of the input, (batch, ...).
+
+    Examples
+    --------
+    >>> dense = Dense(torch.tensor([[3.0, -1.0]]), torch.Size((1, 2)))
+    >>> dense.apply(torch.ones(1, 2)), dense.transpose(torch.ones(1, 1), positive)
+    (tensor([[2.]]), tensor([[3., 0.]]))
     """
 
     def __init__(self, weight: Tensor, input_shape: torch.Size) -> None:
@@ -99,7 +111,13 @@ class LinearMap:
 
 
 class Dense(LinearMap):
-    """`torch.nn.functional.linear`: the last dimension, weights of shape (out, in)."""
+    """`torch.nn.functional.linear`: the last dimension, weights of shape (out, in).
+
+    Examples
+    --------
+    >>> Dense(torch.tensor([[3.0, -1.0]]), torch.Size((1, 2))).apply(torch.ones(1, 2), negative)
+    tensor([[-1.]])
+    """
 
     # A dense layer at batch 1 is bound by reading its weights (411 MB in VGG16's first), and a clamped copy of them
     # would be written to memory and read again. A few rows at a time stay in the processor's cache.
@@ -148,7 +166,13 @@ class Dense(LinearMap):
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where a convolution's kernel goes: the arguments of `torch.convolution` behind the bias."""
+    """Where a convolution's kernel goes: the arguments of `torch.convolution` behind the bias.
+
+    Examples
+    --------
+    >>> Geometry((2,), (1,), (1,), False, (0,), 1).stride
+    (2,)
+    """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -162,6 +186,13 @@ class Convolution(LinearMap):
     """A convolution of one to three dimensions, or a transposed one, with any stride, dilation and groups.
 
     `pad`, as in `torch.nn.functional.pad`, comes before the padding of the geometry, which is equal on both sides.
+
+    Examples
+    --------
+    >>> geometry = Geometry((1,), (0,), (1,), False, (0,), 1)
+    >>> kernel = Convolution(torch.tensor([[[1.0, -2.0]]]), torch.Size((1, 1, 3)), geometry)
+    >>> kernel.apply(torch.ones(1, 1, 3)), kernel.transpose(torch.ones(1, 1, 2), positive)
+    (tensor([[[-1., -1.]]]), tensor([[[1., 1., 0.]]]))
     """
 
     def __init__(self, weight: Tensor, input_shape: torch.Size, geometry: Geometry, pad: Sequence[int] = ()) -> None:
@@ -216,7 +247,13 @@ class Convolution(LinearMap):
 
 
 class Diagonal(LinearMap):
-    """One weight per channel, as in a batch norm in evaluation mode; `weight` broadcasts against the input."""
+    """One weight per channel, as in a batch norm in evaluation mode; `weight` broadcasts against the input.
+
+    Examples
+    --------
+    >>> Diagonal(torch.tensor([2.0, -1.0]), torch.Size((1, 2))).apply(torch.ones(1, 2))
+    tensor([[ 2., -1.]])
+    """
 
     def apply(self, a: Tensor, part: Part = whole) -> Tensor:
         """Return part(W) a."""
@@ -234,6 +271,12 @@ class AveragePool(LinearMap):
     ----------
     pool : callable
         a ↦ W a, for the weights of the layer.
+
+    Examples
+    --------
+    >>> mean = AveragePool(torch.ones(()), torch.Size((1, 4)), lambda a: a.mean(1))
+    >>> mean.transpose(torch.ones(1))
+    tensor([[0.2500, 0.2500, 0.2500, 0.2500]])
     """
 
     def __init__(self, weight: Tensor, input_shape: torch.Size, pool: Callable[[Tensor], Tensor]) -> None:
@@ -253,7 +296,14 @@ class AveragePool(LinearMap):
 
 
 class Sum(LinearMap):
-    """A sum of tensors, stacked along a new first dimension: `weight` holds a factor for each, such as 1 and −1."""
+    """A sum of tensors, stacked along a new first dimension: `weight` holds a factor for each, such as 1 and −1.
+
+    Examples
+    --------
+    >>> difference = Sum(torch.tensor([1.0, -1.0]).reshape(2, 1, 1), torch.Size((2, 1, 3)))
+    >>> difference.apply(torch.ones(2, 1, 3))
+    tensor([[0., 0., 0.]])
+    """
 
     def apply(self, a: Tensor, part: Part = whole) -> Tensor:
         """Return part(W) a."""
@@ -283,6 +333,12 @@ class Contributions:
     linear : LinearMap
     terms : sequence of (Tensor, callable)
         Input parts, broadcastable to the shape of the input, each with the part of the weights that it meets.
+
+    Examples
+    --------
+    >>> dense = Dense(torch.tensor([[3.0, -1.0]]), torch.Size((1, 2)))
+    >>> Contributions(dense, [(torch.ones(1, 2), whole)]).total
+    tensor([[2.]])
     """
 
     def __init__(self, linear: LinearMap, terms: Sequence[tuple[Tensor, Part]]) -> None:

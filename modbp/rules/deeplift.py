@@ -119,6 +119,12 @@ class Unit:
         f(x) and f(x⁰).
     parts : callable
         Returns Δx⁺ and Δx⁻, which add up to x − x⁰.
+
+    Examples
+    --------
+    >>> x, x0 = torch.tensor([2.0]), torch.tensor([-1.0])
+    >>> Unit(torch.relu, x, x0, x, x0 * 0, lambda: (x - x0, x * 0)).slope(x0)
+    tensor([0.])
     """
 
     function: Callable[[Tensor], Tensor]
