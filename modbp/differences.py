@@ -225,7 +225,9 @@ class DifferenceSubstitution(RelevanceSubstitution):
         y, below = values
         unit = Unit(lambda t: func(t, *others, **named), a, base, y, below, lambda: self.parts_of(x))
         result, twin = _DifferenceElementwise.apply(values, rule, unit, x, reference)
-        return self._pair(result, self.joined(known, nonnegative=False), twin)
+        # RevealCancel makes parts of its own, which a nonlinearity or a pool right behind it has to know.
+        parts = functools.cache(lambda: rule.parts(unit)) if hasattr(rule, "parts") else None
+        return self._pair(result, self.joined(known, nonnegative=False), twin, parts)
 
     def one_to_one(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:
         """Run a shift or a scaling, as the affine layer that it is."""
@@ -300,7 +302,17 @@ class DifferenceSubstitution(RelevanceSubstitution):
         y, below = y.detach(), below.detach()
         deltas = (y - below, y - below_there, above_there - below)
         result, twin = _DifferenceMaximum.apply([y, below], (route, route_former), deltas, x, reference)
-        result = self._pair(result, self.joined(known, nonnegative=False), twin)
+
+        def parts() -> tuple[Tensor, Tensor]:
+            """Return the parts of the winners' differences that the maximum takes over."""
+            to_winner, to_former = max_pool_shares(torch.ones_like(y), *deltas)
+            plus, minus = (
+                to_winner * run(x, part)[1] + to_former * run(reference, part)[1] for part in self.parts_of(x)
+            )
+            return plus, minus
+
+        moves = parts if hasattr(self.composite.rule_for("relu"), "parts") else None
+        result = self._pair(result, self.joined(known, nonnegative=False), twin, moves)
         return result if isinstance(whole, Tensor) else type(whole)((result, *whole[1:]))
 
     def rearrangement(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: list[Facts]) -> Any:

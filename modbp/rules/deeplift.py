@@ -191,13 +191,18 @@ class RevealCancel:
     compares_with_reference: ClassVar[bool] = True
     chains: ClassVar[int] = 2
 
-    def factors(self, unit: Unit) -> Multipliers:
-        """Return what m⁺ and m⁻ are multiplied with."""
+    def parts(self, unit: Unit) -> tuple[Tensor, Tensor]:
+        """Return Δy⁺ and Δy⁻, which add up to Δy."""
         f, base, (plus, minus) = unit.function, unit.reference, unit.parts()
         whole, alone = unit.output, unit.reference_output
         with_plus, with_minus = f(base + plus), f(base + minus)
         rise = ((with_plus - alone) + (whole - with_minus)) / 2
         fall = ((with_minus - alone) + (whole - with_plus)) / 2
+        return rise, fall
+
+    def factors(self, unit: Unit) -> Multipliers:
+        """Return what m⁺ and m⁻ are multiplied with."""
+        base, (plus, minus), (rise, fall) = unit.reference, unit.parts(), self.parts(unit)
         return (
             _ratio(rise, plus, lambda at: (unit.slope(base[at]) + unit.slope((base + minus)[at])) / 2),
             _ratio(fall, minus, lambda at: (unit.slope(base[at]) + unit.slope((base + plus)[at])) / 2),
