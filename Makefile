@@ -3,18 +3,20 @@
 #   VENV=path                another environment
 #   PIP_FLAGS='…'            options for pip, such as another index
 #   WORKERS=4                tests side by side
+#   BENCH='--rounds 3'       options for `make bench`, such as fewer rounds
 
 PYTHON ?= python3
 VENV ?= .venv
 PIP_FLAGS ?=
 WORKERS ?= 2
 PORT ?= 8000
+BENCH ?=
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.modbp-installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install reproduce test book serve refresh lint clean
+.PHONY: help install reproduce test book serve refresh bench lint clean
 
 help:
 	@echo "make reproduce   run every walkthrough and build the book from the results"
@@ -23,6 +25,7 @@ help:
 	@echo "make book        build the book from the committed notebooks"
 	@echo "make serve       show that book on http://127.0.0.1:$(PORT)"
 	@echo "make refresh     re-execute the committed notebooks in place"
+	@echo "make bench       time all methods beside other libraries' (an hour, on a quiet machine)"
 	@echo "make lint        ruff and mypy"
 	@echo "make clean       remove what was built"
 
@@ -50,6 +53,10 @@ serve: book
 
 refresh: install
 	@$(BIN)/python scripts/refresh.py
+
+bench: install
+	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python benchmarks/report.py
 
 lint: install
 	$(BIN)/ruff check
