@@ -197,7 +197,7 @@ def relative_difference(a: Tensor, b: Tensor) -> float:
     """
     if a.shape != b.shape:
         raise InputError(f"the tensors have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are equal ones.")
-    return float((a - b).abs().max() / b.abs().max())
+    return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
 def _maps(x: Tensor) -> Tensor:

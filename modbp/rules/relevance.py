@@ -35,7 +35,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from modbp.rules.affine import AffineLayer, Sum, divide, negative, positive, whole
+from modbp.rules.affine import AffineLayer, Contributions, Sum, divide, divide_by_sum, negative, positive, whole
 
 BIASES = ("excluded", "included", "split")
 
@@ -207,7 +207,8 @@ class Gamma:
         total = strengthened.total
         if self.bias != "excluded":
             total = layer.with_bias(total, lambda b: b.add(sign(b), alpha=self.gamma) if self.bias == "split" else b)
-        return strengthened.share(divide(relevance, total))
+        # Where R is not zero z has the sign, and strengthening contributions of that sign takes it no nearer to zero.
+        return strengthened.share(divide_by_sum(relevance, total, sign))
 
 
 def _same_support(relevance: Tensor, part: Tensor) -> bool:
@@ -250,7 +251,11 @@ class AlphaBeta:
     beta: float | None = None
     bias: str = "split"
     passes_relus: ClassVar[bool] = True
-    needs_output: ClassVar[bool] = False
+
+    @property
+    def needs_output(self) -> bool:
+        """Whether β is not zero: then the output tells the sum of the negative contributions."""
+        return bool(self.beta)
 
     def __post_init__(self) -> None:
         """Check the arguments and fill in beta."""
@@ -264,18 +269,37 @@ class AlphaBeta:
 
     def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
         """Return the relevance of the inputs; see `RelevanceRule`."""
-        result = self._shares(relevance, self.alpha, layer, positive)
-        if self.beta:
-            result = result.sub_(self._shares(relevance, self.beta, layer, negative))
+        up = layer.positive_contributions()
+        against = self._against(layer, up.total) if self.beta else None
+        result = self._shares(relevance, self.alpha, layer, up, up.total, positive)
+        if against is not None:
+            down = layer.negative_contributions()
+            result = result.sub_(self._shares(relevance, self.beta, layer, down, against, negative))  # type: ignore[arg-type]
         return result
 
-    def _shares(self, relevance: Tensor, factor: float, layer: AffineLayer, sign: Any) -> Tensor:
-        contributions = layer.positive_contributions() if sign is positive else layer.negative_contributions()
-        total = contributions.total
-        if self.bias != "excluded":
-            total = layer.with_bias(total, sign if self.bias == "split" else whole)
-        shares = divide(relevance, total)
-        return contributions.share(shares if factor == 1 else shares.mul_(factor))
+    def _shares(
+        self, relevance: Tensor, factor: float, layer: AffineLayer, c: Contributions, total: Tensor, sign: Any
+    ) -> Tensor:
+        if self.bias == "included":  # the sum may then have either sign
+            shares = divide(relevance, layer.with_bias(total))
+        else:
+            shares = divide_by_sum(relevance, layer.with_bias(total, sign) if self.bias == "split" else total, sign)
+        return c.share(shares if factor == 1 else shares.mul_(factor))
+
+    @staticmethod
+    def _against(layer: AffineLayer, favorable: Tensor) -> Tensor:
+        """Return the sum of the negative contributions, as the output less the sum of the positive ones.
+
+        That saves a third of the forward work. A difference of a few roundings or less is noise, and is taken to be
+        that large, so that no great relevance comes of dividing by noise. On VGG16 in float32 a map then differs from
+        the one in float64 by 2e-4, as it may also do with sums formed directly (3e-7 to 2e-4). In half precision
+        nothing would be left of a difference.
+        """
+        rounding = torch.finfo(favorable.dtype).eps
+        if rounding > 1e-4:
+            return layer.negative_contributions().total
+        scale = favorable if layer.bias is None else favorable + layer.bias.abs()
+        return torch.minimum(layer.output_without_bias - favorable, scale * (-8 * rounding))
 
 
 @dataclass(frozen=True)
@@ -358,7 +382,10 @@ class Contrast:
     def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
         """Return the relevance of the inputs; see `RelevanceRule`."""
         target, opposite = layer.positive_contributions(), layer.negative_contributions()
-        return target.share(divide(relevance, target.total)).sub_(opposite.share(divide(relevance, opposite.total)))
+        up, down = (
+            c.share(divide_by_sum(relevance, c.total, sign)) for c, sign in ((target, positive), (opposite, negative))
+        )
+        return up.sub_(down)
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ class RectGrad:
     >>> import torch
     >>> signal, activation = torch.tensor([[-1.0, 2.0, 3.0, 4.0]]), torch.tensor([[5.0, 0.0, 1.0, 2.0]])
     >>> RectGrad(percentile=50)(signal, activation)
-    tensor([[-0., 0., 0., 4.]])
+    tensor([[0., 0., 0., 4.]])
     """
 
     percentile: float = 98.0
@@ -140,7 +140,8 @@ class RectGrad:
     def __call__(self, relevance: Tensor, activation: Tensor) -> Tensor:
         """Return R · 1[a R > τ]; see `ReLURule`."""
         product = activation * relevance
-        return relevance * (product > self._tau(product))
+        above = product - self._tau(product)
+        return torch.ops.aten.threshold_backward(relevance, above, 0)  # R · 1[a R − τ > 0] in one pass
 
     def _tau(self, product: Tensor) -> Tensor | float:
         if self.threshold is not None:
@@ -157,7 +158,7 @@ def _kth_smallest(values: Tensor, rank: int) -> Tensor:
     """Return the entry of a rank in each row, shape (rows,).
 
     A selection runs on one core and reads the values several times over. In a long row an evenly spaced sample tells
-    between which two values the entry must lie; counting below them is fast, and few entries remain to select from.
+    above which value the entry must lie, so that few remain to select from; their number shows whether that was true.
     """
     length = values.shape[1]
     if length < 16 * _SAMPLE or torch._C._functorch.is_legacy_batchedtensor(values):
@@ -166,12 +167,12 @@ def _kth_smallest(values: Tensor, rank: int) -> Tensor:
 
 
 def _kth_in_long_row(row: Tensor, rank: int) -> Tensor:
+    if 2 * rank < len(row):
+        return -_kth_in_long_row(-row, len(row) + 1 - rank)
     sample = row[:: len(row) // _SAMPLE].sort().values
-    place, margin = rank / len(row) * len(sample), 4 * len(sample) ** 0.5  # eight standard deviations of the rank
-    low, high = sample[max(0, int(place - margin))], sample[min(len(sample) - 1, int(place + margin))]
-    below, up_to = int((row < low).sum()), int((row <= high).sum())
-    if not below < rank <= up_to:  # the spacing met a pattern in the values
-        return row.kthvalue(rank).values
-    if low == high:
-        return low
-    return row[(row >= low) & (row <= high)].kthvalue(rank - below).values
+    place = rank / len(row) * len(sample)
+    low = sample[max(0, int(place - 4 * len(sample) ** 0.5))]  # eight standard deviations of the place or more
+    above = row[row > low]
+    if len(above) > len(row) - rank:
+        return above.kthvalue(len(above) - (len(row) - rank)).values
+    return row.kthvalue(rank).values  # many entries are equal, or the spacing met a pattern in the values
