@@ -89,9 +89,9 @@ FORMULAS = {
     "lrp_zplus": Formula("LRP-z⁺", 3, 3, sums_to="logit"),
     "excitation_bp": Formula("Excitation BP", 3, 3, sums_to="one"),
     "lrp_gamma": Formula("LRP-γ", 3, 3, before_sum=4, sums_to="logit"),
-    "lrp_alpha2_beta1": Formula("LRP-α₂β₁", 5, 5, sums_to="logit"),
+    "lrp_alpha2_beta1": Formula("LRP-α₂β₁", 4, 4, sums_to="logit"),
     "epsilon_plus": Formula("ε and z⁺", 3, sums_to="logit"),
-    "epsilon_alpha2_beta1": Formula("ε and α₂β₁", 5, sums_to="logit"),
+    "epsilon_alpha2_beta1": Formula("ε and α₂β₁", 4, sums_to="logit"),
     "epsilon_gamma_box": Formula("ε, γ and zᴮ", 3, first=5, before_sum=4, sums_to="logit"),
     "deeplift_rescale": Formula("DeepLIFT Rescale", 3, 3, sums_to="logit"),
 }

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from contenders import CONTENDERS, FORMULAS, RELU_FORMULAS, AbsentError, Call, Contender, Starts, network, plain
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modbp.errors import first_line
@@ -40,12 +40,18 @@ PRODUCTS = {
 class Counting(TorchDispatchMode):
     """Counts the operations that apply a layer's weights: calls by name, and products of one sample.
 
-    An operation on twice the batch is one call and counts twice as a product.
+    An operation on twice the batch is one call and counts twice as a product, and one on some rows of a dense layer's
+    weights counts as that share of a product.
     """
 
-    def __init__(self, batch: int) -> None:
+    def __init__(self, batch: int, model: nn.Module) -> None:
         super().__init__()
         self.batch = batch
+        dense = [m for m in model.modules() if isinstance(m, nn.Linear)]
+        self.layers = Counter(m.in_features for m in dense)
+        self.rows: Counter[int] = Counter()
+        for m in dense:
+            self.rows[m.in_features] += m.out_features
         self.calls: Counter[str] = Counter()
         self.products = 0.0
 
@@ -54,8 +60,16 @@ class Counting(TorchDispatchMode):
         if name in PRODUCTS:
             self.calls[name.removeprefix("aten::")] += 1
             sides = sum(args[10][:2]) if name == "aten::convolution_backward" else 1  # input, weight
-            self.products += sides * args[PRODUCTS[name]].shape[0] / self.batch
+            share = self._share(args[-1].shape) if name.endswith("mm") else 1.0
+            self.products += sides * share * args[PRODUCTS[name]].shape[0] / self.batch
         return func(*args, **(kwargs or {}))
+
+    def _share(self, shape: torch.Size) -> float:
+        """Return which part of a dense layer's weights a matrix holds, on average over the layers of equal width."""
+        for width, rows in (shape, shape[::-1]):
+            if width in self.layers and rows <= self.rows[width]:
+                return self.layers[width] * rows / self.rows[width]
+        return 1.0
 
 
 def import_everything() -> None:
@@ -201,7 +215,7 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     else:
         wrong = fault(contender, found, start, reference)
     del found
-    with Counting(batch) as counting:
+    with Counting(batch, model) as counting:
         call()
     result |= {"calls": dict(sorted(counting.calls.items())), "products": round(counting.products, 2)}
     if wrong is not None:
