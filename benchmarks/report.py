@@ -159,6 +159,7 @@ def figure(results: dict[str, Any]) -> Any:
         for b, batch in enumerate(batches):
             for n, network in enumerate(networks):
                 chosen = [row for row in rows if row["network"] == network and row["batch"] == batch]
+                panels[b][n].set_visible(bool(chosen))  # not every batch need have been measured on every network
                 _draw(panels[b][n], chosen, formulas)
                 panels[b][n].set_title(f"{NETWORK_LABELS[network]}, batch {batch}")
         for axis in panels[-1]:
