@@ -213,11 +213,10 @@ class Trace:
         check_model(model, composite, recorder)
         # Detached, so that the caller's tensors keep their flags.
         self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
-        extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
 
         references = check_baselines(baselines, inputs) if composite.compares else ()
         mode = _substitution(composite, recorder, references)
-        self._entered, output = run(model, self._inputs, mode, recorder, extra)
+        self._entered, output = run(model, self._inputs, mode, recorder, additional_forward_args)
         self._multiply, self._chains = composite.multiply, composite.chains
         self._differences = mode if isinstance(mode, DifferenceSubstitution) else None
         self.output: Tensor = output
@@ -324,8 +323,7 @@ class Trace:
     def _twins(self, tensors: list[Tensor]) -> list[Tensor]:
         """Return the values of tensors under the reference input."""
         assert self._differences is not None
-        twins = [self._differences.reference_of(self._pair_of(t)) for t in tensors]
-        return twins
+        return [self._differences.reference_of(self._pair_of(t)) for t in tensors]
 
 
 def run(
@@ -333,7 +331,7 @@ def run(
     inputs: tuple[Tensor, ...],
     mode: Substitution,
     recorder: Recorder,
-    extra: tuple[Any, ...] = (),
+    additional_forward_args: Any = None,
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Run a model with rules in place; return the copies of the inputs that it was given, and its output.
 
@@ -350,6 +348,7 @@ def run(
     >>> run(net, (torch.zeros(2, 4),), mode, recorder)[1].shape
     torch.Size([2, 8])
     """
+    extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
     with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording():
         # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
         copies = tuple(x.clone() for x in inputs)

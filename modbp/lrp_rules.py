@@ -10,22 +10,17 @@ and rules are deleted from the model after each call. Our methods (`modbp.make`)
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from tqdm import TqdmWarning
 
 from modbp import rules
+from modbp._captum import PropagationRule
 from modbp.backward import Recorder
 from modbp.composite import Composite
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.substitution import RelevanceSubstitution
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)  # Captum asks for a widget that it does without
-    from captum.attr._utils.lrp_rules import PropagationRule
 
 
 class CaptumRule(PropagationRule):

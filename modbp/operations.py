@@ -158,6 +158,13 @@ def _is_number(bound: Any, value: float) -> bool:
     return isinstance(bound, int | float) and bound == value
 
 
+def _bounds(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return between what a clamp or a hardtanh keeps its input."""
+    if function in HARDTANH:
+        return argument(args, kwargs, 1, "min_val", -1.0), argument(args, kwargs, 2, "max_val", 1.0)
+    return argument(args, kwargs, 1, "min"), argument(args, kwargs, 2, "max")
+
+
 def rectifier(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, float] | None:
     """Return what kind of rectifier an operation is, and its cap.
 
@@ -185,12 +192,10 @@ def rectifier(function: Function, args: tuple[Any, ...], kwargs: dict[str, Any])
     if function in RELU6:
         return "relu", 6.0
     if function in CLAMP or function in HARDTANH:
-        hard = function in HARDTANH
-        low = argument(args, kwargs, 1, "min_val" if hard else "min", -1.0 if hard else None)
-        high = argument(args, kwargs, 2, "max_val" if hard else "max", 1.0 if hard else None)
+        low, high = _bounds(function, args, kwargs)
         if _is_number(low, 0) and (high is None or (isinstance(high, int | float) and high > 0)):
             return "relu", math.inf if high is None else float(high)
-        return ("other", math.inf) if hard or _is_number(low, 0) else None
+        return ("other", math.inf) if function in HARDTANH or _is_number(low, 0) else None
     if function in THRESHOLD:
         below, value = argument(args, kwargs, 1, "threshold"), argument(args, kwargs, 2, "value")
         return ("relu" if _is_number(below, 0) and _is_number(value, 0) else "other"), math.inf
@@ -208,9 +213,7 @@ def preserves_zero(function: Function, args: tuple[Any, ...], kwargs: dict[str, 
     if function in ZERO_PRESERVING or function in RELU or function in RELU6:
         return True
     if function in CLAMP or function in HARDTANH:
-        hard = function in HARDTANH
-        low = argument(args, kwargs, 1, "min_val" if hard else "min", -1.0 if hard else None)
-        high = argument(args, kwargs, 2, "max_val" if hard else "max", 1.0 if hard else None)
+        low, high = _bounds(function, args, kwargs)
         return all(b is None or isinstance(b, int | float) for b in (low, high)) and (low or 0) <= 0 <= (high or 0)
     return function in THRESHOLD and _is_number(argument(args, kwargs, 2, "value"), 0)
 

@@ -136,9 +136,8 @@ class PatternEstimator:
         recorder = Recorder(self.model)
         check_model(self.model, composite, recorder)
         mode = _Observed(composite, recorder.layer, recorder.owners())
-        extra = additional_forward_args
-        extra = () if extra is None else extra if isinstance(extra, tuple) else (extra,)
-        run(self.model, tuple(x.detach().requires_grad_() for x in check_inputs(inputs)), mode, recorder, extra)
+        leaves = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
+        run(self.model, leaves, mode, recorder, additional_forward_args)
         with torch.no_grad():
             for call, a, z in mode.seen:
                 self._add(call, a, z)

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import TqdmWarning, tqdm
+from tqdm import tqdm
 
+from modbp._captum import GradientAttribution, log_usage
 from modbp.attr.targets import Target, one_hot
 from modbp.backward import INPUT, OUTPUT, Tensors, Trace, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)  # Captum asks for a widget that it does without
-    from captum.attr import GradientAttribution
-    from captum.log import log_usage
 
 
 class ModifiedBackprop(GradientAttribution):

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch  # noqa: F401, for the examples
 from torch import Tensor
-from tqdm import TqdmWarning
 
 from modbp import composite as composites
+from modbp._captum import log_usage
 from modbp.attr.base import ModifiedBackprop
 from modbp.attr.targets import Target
 from modbp.backward import Tensors, check_baselines
 from modbp.composite import Composite
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.patterns import fit
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TqdmWarning)  # Captum asks for a widget that it does without
-    from captum.log import log_usage
 
 
 class Preset(ModifiedBackprop):
