@@ -369,7 +369,7 @@ def _substitution(composite: Composite, recorder: Recorder, references: tuple[Te
         return DifferenceSubstitution(composite, recorder.layer, recorder.owners(), references)
     if composite.propagates:
         return RelevanceSubstitution(composite, recorder.layer, recorder.owners())
-    return Substitution(composite, recorder.layer, recorder.owners())
+    return Substitution(composite, recorder.layer, recorder.owners(), overwrites=not recorder.wanted)
 
 
 def check_baselines(baselines: Any, inputs: Tensors) -> tuple[Tensor, ...]:

@@ -8,6 +8,7 @@ it and no weight is overwritten, and a functional, a reused or an in-place ReLU 
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from modbp import operations as op
 from modbp.composite import Composite
@@ -28,23 +30,32 @@ Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 
 
 class _RuledReLU(torch.autograd.Function):
-    """A ReLU whose backward pass is a rule."""
+    """A ReLU whose backward pass is a rule; in place where it `writes`."""
 
     generate_vmap_rule = True  # many start vectors go back through one graph
 
     @staticmethod
-    def forward(x: Tensor, rule: Any) -> Tensor:
-        return x.relu()
+    def forward(x: Tensor, rule: Any, writes: bool) -> Tensor:
+        return x.relu_() if writes else x.relu()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.rule = inputs[1]
+        x, ctx.rule, writes = inputs
+        if writes:
+            ctx.mark_dirty(x)
         ctx.save_for_backward(output)
 
     @staticmethod
-    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
         (activation,) = ctx.saved_tensors
-        return ctx.rule(relevance, activation), None
+        return ctx.rule(relevance, activation), None, None
+
+
+KEEP_NO_RESULT = {
+    *("AddBackward0", "AddmmBackward0", "CatBackward0", "ConvolutionBackward0", "SubBackward0"),
+    *("BatchNormBackwardElemt0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0", "NativeBatchNormBackward0"),
+}
+"""Operations whose backward pass does not need their result, which may therefore be overwritten."""
 
 
 class _Passed(torch.autograd.Function):
@@ -220,7 +231,8 @@ class Substitution(TorchFunctionMode):
 
     In-place operations become out-of-place ones, or they would overwrite what a rule has saved. The name that pointed
     at the overwritten tensor must then point at the new one, also where the model ignores what the operation returns
-    (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output.
+    (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output. An
+    in-place ReLU stays in place where it directly follows an operation that has not kept its result.
 
     Parameters
     ----------
@@ -229,6 +241,8 @@ class Substitution(TorchFunctionMode):
         Returns the name of the module that is running, "" outside of any.
     owners : mapping from int to list of str
         For the `id` of each parameter the modules that own it.
+    overwrites : bool, default False
+        Let an in-place ReLU write where that is safe. No layer may be recorded then: its output could be overwritten.
 
     Examples
     --------
@@ -240,12 +254,20 @@ class Substitution(TorchFunctionMode):
     tensor([-1., 0.])
     """
 
-    def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
+    def __init__(
+        self,
+        composite: Composite,
+        layer: Callable[[], str],
+        owners: Mapping[int, list[str]],
+        overwrites: bool = False,
+    ) -> None:
         super().__init__()
-        self.composite, self.running, self.owners = composite, layer, owners
+        self.composite, self.running, self.owners, self.overwrites = composite, layer, owners, overwrites
         self.hits = 0
-        self._replaced: dict[int, tuple[Tensor, Tensor]] = {}  # id of the old tensor, which is kept alive, to both
-        self._viewed: dict[int, Tensor] = {}  # by id, and kept alive: an id is free again when its tensor dies
+        self._latest: Callable[[], Any] = lambda: None  # a weak reference to what the last operation returned
+        # Weak, so that what the model has let go of does not stay in memory to the end of the forward pass.
+        self._replaced = WeakTensorKeyDictionary()  # from the overwritten tensor to the new one
+        self._viewed = WeakTensorKeyDictionary()  # the tensors whose memory others share
 
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
         """Take note of the model's inputs."""
@@ -263,25 +285,38 @@ class Substitution(TorchFunctionMode):
         return tree_map_only(Tensor, self._successor, value) if self._replaced else value
 
     def _successor(self, tensor: Tensor) -> Tensor:
-        while id(tensor) in self._replaced:
-            tensor = self._replaced[id(tensor)][1]
+        while tensor in self._replaced:
+            tensor = self._replaced[tensor]
         return tensor
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        result = self._dispatched(func, args, kwargs)
+        self._latest = weakref.ref(result) if isinstance(result, Tensor) else lambda: None
+        return result
+
+    def _dispatched(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         overwritten = args[0] if args and isinstance(args[0], Tensor) else kwargs.get("input")
         args, kwargs = self.follow(args), self.follow(kwargs)
         call = op.out_of_place(func, args, kwargs)
         if call is not None and isinstance(overwritten, Tensor) and self.takes_over(*call):
+            found = self._rectifier(*call) if self._may_overwrite(overwritten) else None
+            if found is not None and found[1] == math.inf:
+                return self._ruled(overwritten, found[0], math.inf, writes=True)
             result = self.operate(*call)
             return self._written(overwritten, self.converted(result, overwritten.dtype))
         result = self.operate(func, args, kwargs)
         for leaf in tree_leaves(result):  # several, from chunk and split
             if isinstance(leaf, Tensor) and leaf._base is not None:
-                self._viewed[id(leaf._base)] = leaf._base
+                self._viewed[leaf._base] = True
         return result
+
+    def _may_overwrite(self, x: Tensor) -> bool:
+        """Return whether nothing can have kept the value of `x` for the way back."""
+        newest = self.overwrites and x is self._latest() and x._base is None and x not in self._viewed
+        return newest and x.grad_fn is not None and x.grad_fn.name() in KEEP_NO_RESULT
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the result in the type of the tensor that an in-place operation writes to."""
@@ -297,9 +332,12 @@ class Substitution(TorchFunctionMode):
         found = self._rectifier(func, args, kwargs)
         if found is None:
             return func(*args, **kwargs)
-        rule, cap = found
-        result = _RuledReLU.apply(op.argument(args, kwargs, 0, "input"), rule)
-        # min(max(x, 0), cap): the rule acts on the ReLU, and the cap stays what it is.
+        return self._ruled(op.argument(args, kwargs, 0, "input"), *found)
+
+    @staticmethod
+    def _ruled(x: Tensor, rule: Any, cap: float, writes: bool = False) -> Tensor:
+        """Return min(max(x, 0), cap): the rule acts on the ReLU, and the cap stays what it is."""
+        result = _RuledReLU.apply(x, rule, writes)
         return result if cap == math.inf else result.clamp(max=cap)
 
     def _rectifier(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
@@ -335,10 +373,10 @@ class Substitution(TorchFunctionMode):
         current = self._successor(overwritten)
         if result is current:  # what changes nothing may hand back its input
             return result
-        if current._base is not None or id(current) in self._viewed:
+        if current._base is not None or current in self._viewed:
             # Other tensors share this memory and must see the change, so here the operation really writes.
             return self.write(current, result)
-        self._replaced[id(current)] = (current, result)
+        self._replaced[current] = result
         return result
 
     def write(self, current: Tensor, result: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -526,6 +527,63 @@ def test_rectgrad_without_a_threshold_is_guided_backprop() -> None:
     net, x = Awkward(inplace=True), torch.randn(2, 3, 22, 22, dtype=torch.float64)
     rectified = modbp.make("rectgrad", net, threshold=0.0).attribute(x, 1)
     assert torch.equal(rectified, modbp.make("guided_backprop", net).attribute(x, 1))
+
+
+class Overwriting(nn.Module):
+    """A ReLU, in place or not, of a tensor whose value the way back may need."""
+
+    def __init__(self, keeper: str, *, inplace: bool) -> None:
+        super().__init__()
+        self.keeper, self.inplace = keeper, inplace
+        self.conv = nn.Conv2d(1, 4, 3, padding=1).double()
+        self.addresses: tuple[int, int] = (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        extra = torch.zeros((), dtype=x.dtype)
+        z = self.conv(x)
+        if self.keeper == "its own operation":
+            z = torch.tanh(z)
+        elif self.keeper == "a product":
+            extra = z * z
+        elif self.keeper == "a pool with indices":
+            extra = F.max_pool2d(z, 3, 1, 1, return_indices=True)[0]
+        with torch._C.DisableTorchFunction():  # to look without being seen by the engine
+            before = z.data_ptr()
+        rectified = F.relu(z, inplace=self.inplace)
+        self.addresses = before, rectified.data_ptr()
+        return (rectified * rectified + extra).flatten(1).sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("keeper", ["nothing", "its own operation", "a product", "a pool with indices"])
+def test_an_in_place_relu_writes_only_where_the_way_back_needs_nothing(keeper: str, name: str) -> None:
+    torch.manual_seed(0)
+    net, x = Overwriting(keeper, inplace=True), torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    found = method(name, net).attribute(x, 0)
+    before, after = net.addresses
+    assert (before == after) == (keeper == "nothing" and name != "gradient")
+    net.inplace = False
+    torch.testing.assert_close(found, method(name, net).attribute(x, 0), rtol=0, atol=0)
+
+
+def test_a_recorded_layer_keeps_its_output_behind_an_in_place_relu() -> None:
+    net, x = Overwriting("nothing", inplace=True), torch.randn(2, 1, 6, 6, dtype=torch.float64)
+    trace = Trace(net, x, composite.guided_backprop(), ["conv"])
+    torch.testing.assert_close(trace.activation("conv"), net.conv(x).detach(), rtol=0, atol=0)
+
+
+def test_what_the_model_has_let_go_of_does_not_stay_in_memory() -> None:
+    alive: list[bool] = []
+
+    def model(x: Tensor) -> Tensor:
+        z = (2 * x).relu()
+        old = weakref.ref(z)
+        z += x  # in place, and therefore a new tensor here
+        alive.append(old() is not None)
+        return z.relu()
+
+    modbp.make("deconvolution", model).attribute(torch.ones(1, 2), 0)
+    assert alive == [False]
 
 
 def test_points_and_starts_that_do_not_fit_are_named() -> None:

@@ -212,7 +212,10 @@ class Convolution(LinearMap):
 
     def transpose(self, s: Tensor, part: Part = whole) -> Tensor:
         """Return part(W)ᵀ s."""
-        g, shape_only = self.geometry, self._padded(s.new_empty(1).expand(self.input_shape))
+        g, shape = self.geometry, self.input_shape
+        if self._pad:
+            shape = self._padded(torch.empty(shape, device="meta")).shape
+        shape_only = s.new_empty(shape)  # never read nor written; an expanded number would be copied to full size
         grads = torch.ops.aten.convolution_backward(
             *(s, shape_only, part(self.weight), None, g.stride, g.padding, g.dilation, g.transposed),
             *(g.output_padding, g.groups, [True, False, False]),
@@ -322,7 +325,7 @@ def divide(relevance: Tensor, total: Tensor) -> Tensor:
     >>> divide(torch.tensor([1.0, 1.0]), torch.tensor([2.0, 0.0]))
     tensor([0.5000, 0.0000])
     """
-    return relevance / total.masked_fill(total == 0, math.inf)
+    return _over(relevance, total.masked_fill(total == 0, math.inf))
 
 
 def divide_by_sum(relevance: Tensor, total: Tensor, sign: Part) -> Tensor:
@@ -335,8 +338,39 @@ def divide_by_sum(relevance: Tensor, total: Tensor, sign: Part) -> Tensor:
     """
     # A comparison that makes a mask takes several times as long as a threshold, which makes none.
     if sign is positive:
-        return relevance / torch.threshold_(total, 0, math.inf)
-    return relevance / torch.threshold_(total.neg_(), 0, math.inf).neg_()
+        return _over(relevance, torch.threshold_(total, 0, math.inf))
+    return _over(relevance, torch.threshold_(total.neg_(), 0, math.inf).neg_())
+
+
+def divide_away_from_zero(relevance: Tensor, total: Tensor, epsilon: float) -> Tensor:
+    """Return R / (z + ε sign(z)), with sign(0) = +1.
+
+    Examples
+    --------
+    >>> divide_away_from_zero(torch.tensor([1.0, 1.0]), torch.tensor([1.5, -1.5]), 0.5)
+    tensor([ 0.5000, -0.5000])
+    """
+    return _over(relevance, torch.copysign(total.new_tensor(epsilon), total).add_(total))
+
+
+def _over(relevance: Tensor, total: Tensor) -> Tensor:
+    """Return R / z, in the memory of z where that can be: a new large tensor takes longer than the division."""
+    alike = relevance.shape == total.shape and relevance.dtype == total.dtype
+    recorded = torch.is_grad_enabled() and (relevance.requires_grad or total.requires_grad)
+    if not alike or recorded or many_starts(relevance):
+        return relevance / total
+    return torch.div(relevance, total, out=total)
+
+
+def many_starts(relevance: Tensor) -> bool:
+    """Return whether several starts go back together, so that no single truth can be told of the values.
+
+    Examples
+    --------
+    >>> many_starts(torch.ones(2))
+    False
+    """
+    return torch._C._functorch.is_legacy_batchedtensor(relevance)
 
 
 class Contributions:

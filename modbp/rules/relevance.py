@@ -35,7 +35,18 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from modbp.rules.affine import AffineLayer, Contributions, Sum, divide, divide_by_sum, negative, positive, whole
+from modbp.rules.affine import (
+    AffineLayer,
+    Contributions,
+    Sum,
+    divide,
+    divide_away_from_zero,
+    divide_by_sum,
+    many_starts,
+    negative,
+    positive,
+    whole,
+)
 
 BIASES = ("excluded", "included", "split")
 
@@ -143,11 +154,8 @@ class Epsilon:
     def __call__(self, relevance: Tensor, layer: AffineLayer) -> Tensor:
         """Return the relevance of the inputs; see `RelevanceRule`."""
         z = layer.output if self.bias == "included" else layer.output_without_bias
-        return layer.contributions().share(divide(relevance, z) if self.epsilon == 0 else relevance / self._away(z))
-
-    def _away(self, z: Tensor) -> Tensor:
-        """Return z + ε sign(z)."""
-        return torch.copysign(z.new_tensor(self.epsilon), z).add_(z)
+        shares = divide_away_from_zero(relevance, z, self.epsilon) if self.epsilon else divide(relevance, z)
+        return layer.contributions().share(shares)
 
 
 @dataclass(frozen=True)
@@ -213,8 +221,8 @@ class Gamma:
 
 def _same_support(relevance: Tensor, part: Tensor) -> bool:
     """Return whether a part of the relevance is all of it."""
-    if torch._C._functorch.is_legacy_batchedtensor(relevance):
-        return False  # many starts at once, of which no single truth can be told
+    if many_starts(relevance):
+        return False
     return bool(relevance.count_nonzero() == part.count_nonzero())
 
 

@@ -24,6 +24,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from modbp.rules.affine import many_starts
+
 
 class ReLURule(Protocol):
     """What a rule for the rectifier must be: a function of the arriving signal and the activation."""
@@ -161,7 +163,7 @@ def _kth_smallest(values: Tensor, rank: int) -> Tensor:
     above which value the entry must lie, so that few remain to select from; their number shows whether that was true.
     """
     length = values.shape[1]
-    if length < 16 * _SAMPLE or torch._C._functorch.is_legacy_batchedtensor(values):
+    if length < 16 * _SAMPLE or many_starts(values):
         return values.kthvalue(rank, dim=1).values
     return torch.stack([_kth_in_long_row(row, rank) for row in values])
 
