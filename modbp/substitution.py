@@ -176,7 +176,7 @@ class AffineCall:
         if self.norm is not None and output is not None:
             scale, shift = self._norm()
             output = output * scale + shift
-        return AffineLayer(linear, a, output, bias, self.nonnegative or not bool((a < 0).any()))
+        return AffineLayer(linear, a, output, bias, self.nonnegative)
 
     def merged_map(self) -> tuple[LinearMap, Tensor | None]:
         """Return its weights and bias, with the batch norm that was merged into it."""

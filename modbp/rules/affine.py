@@ -420,7 +420,7 @@ class AffineLayer:
     bias : Tensor, optional
         b, broadcastable to the output.
     nonnegative : bool, default False
-        Whether a is known to have no negative entry, as behind a ReLU; the terms with its negative part then vanish.
+        Whether a is known to have no negative entry, as behind a ReLU. Else a rule for which it matters has to look.
 
     Examples
     --------
@@ -440,7 +440,7 @@ class AffineLayer:
         bias: Tensor | None = None,
         nonnegative: bool = False,
     ) -> None:
-        self.linear, self.input, self.bias, self.nonnegative = linear, input, bias, nonnegative
+        self.linear, self.input, self.bias, self._known_nonnegative = linear, input, bias, nonnegative
         if output is not None:
             self.output = output
 
@@ -448,6 +448,11 @@ class AffineLayer:
     def output(self) -> Tensor:
         """Return z = W a + b."""
         return self.with_bias(self.linear.apply(self.input))
+
+    @cached_property
+    def nonnegative(self) -> bool:
+        """Whether a has no negative entry; the terms with its negative part then vanish."""
+        return self._known_nonnegative or not bool(self.input.min() < 0)
 
     def with_bias(self, total: Tensor, part: Part = whole) -> Tensor:
         """Return total + part(b)."""
