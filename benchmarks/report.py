@@ -62,7 +62,7 @@ def _time(row: dict[str, Any] | None) -> str:
 def _memory(row: dict[str, Any] | None) -> str:
     if row is None or "extra_bytes" not in row or "ratio" not in row:
         return NONE
-    return f"{row['extra_bytes'] / 1e6:.0f}".replace("-", "−")
+    return str(round(row["extra_bytes"] / 1e6)).replace("-", "−")
 
 
 def _note(row: dict[str, Any]) -> str:

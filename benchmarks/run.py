@@ -1,6 +1,6 @@
 """Measure methods side by side, each in a process of its own, as multiples of a plain forward and backward pass.
 
-    python benchmarks/run.py [--rounds 9] [--batch 1 --batch 4] [--network vgg16] [--only captum/lrp_epsilon]
+    python benchmarks/run.py [--rounds 5] [--batch 1 --batch 4] [--network vgg16] [--only captum/lrp_epsilon]
     python benchmarks/report.py
 
 The first writes the numbers to a JSON file, the second a table and a figure from them for the book. In every round a
@@ -45,10 +45,11 @@ class Parser(argparse.ArgumentParser):
 def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the checked options."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9, help="rounds that count, behind two that warm up")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, behind two that warm up")
     parser.add_argument("--batch", type=int, action="append", help="samples at once; may be repeated (1 and 4)")
     parser.add_argument("--network", action="append", help=f"{' or '.join(NETWORKS)}; may be repeated (both)")
     parser.add_argument("--only", action="append", metavar="NAME", help="this contender beside plain; may be repeated")
+    parser.add_argument("--update", action="store_true", help="keep what the results hold and is not measured now")
     parser.add_argument("--size", type=int, default=224, help="side of the square inputs, in pixels")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -70,12 +71,36 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
                 raise InputError(f"{name} is {value!r}; allowed are {', '.join(known)}.")
     if not options.out.is_dir():
         raise InputError(f"--out is '{options.out}', which is no folder; allowed is an existing one.")
+    if options.update:
+        kept = options.out / f"{stem(options.device)}.json"
+        if not kept.exists():
+            raise InputError(f"--update was given, and there is no '{kept}' to update; allowed is to leave it out.")
+        settings = json.loads(kept.read_text(encoding="utf-8"))["settings"]
+        if settings != settings_of(options):
+            raise InputError(
+                f"--update was given for results of other settings; allowed are theirs, {settings}."
+            )
     if options.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
             raise InputError("--device is 'cuda', and PyTorch finds no such device here; allowed is cpu.")
     return options
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what all rows of the results have in common."""
+    return {key: getattr(options, key) for key in ("size", "rounds", "threads", "device")}
+
+
+def updated(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Return old results with the rows that were measured anew in their places, and rows without a place at the end."""
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return row["network"], row["batch"], row["name"]
+
+    rows = {place(row): row for row in [*old["rows"], *new["rows"]]}
+    return new | {"rows": list(rows.values())}
 
 
 def run_child(request: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +143,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Measure all that was asked for, one after another, and return the results."""
     names = [name for name in CONTENDERS if not options.only or name in (PLAIN, *options.only)]
     plan = [(network, batch, name) for network in options.network for batch in options.batch for name in names]
-    settings = {key: getattr(options, key) for key in ("size", "rounds", "threads", "device")}
+    settings = settings_of(options)
     facts: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
     peak: int | None = None
@@ -149,6 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks: interrupted; nothing was written.", file=sys.stderr)
         return 130
     path = options.out / f"{stem(options.device)}.json"
+    if options.update:
+        results = updated(json.loads(path.read_text(encoding="utf-8")), results)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {path}")

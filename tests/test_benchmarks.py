@@ -23,12 +23,14 @@ def run(root: Path, script: str, *arguments: str) -> subprocess.CompletedProcess
     )
 
 
+TINY = ["--size", "32", "--rounds", "1", "--batch", "2", "--threads", "1", "--network", "vgg16"]
+
+
 @pytest.fixture(scope="module")
 def folder(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The results of two contenders at a tiny size, with table and figure."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    tiny = ["--size", "32", "--rounds", "1", "--batch", "2", "--threads", "1", "--network", "vgg16"]
-    done = run(root, "run.py", *tiny, "--only", "modbp/guided_backprop", "--out", str(folder))
+    done = run(root, "run.py", *TINY, "--only", "modbp/guided_backprop", "--out", str(folder))
     assert done.returncode == 0, done.stderr
     done = run(root, "report.py", "--out", str(folder))
     assert done.returncode == 0, done.stderr
@@ -74,6 +76,26 @@ def test_the_results_name_no_folder_and_no_host(folder: Path) -> None:
         assert not [name for name in (str(Path.home()), os.uname().nodename, str(folder)) if f"{name}/" in text]
     machine = json.loads((folder / "benchmarks.json").read_text(encoding="utf-8"))["machine"]
     assert set(machine) == {"processor", "cores", "threads", "versions"}
+
+
+def test_an_update_keeps_the_other_rows(root: Path, folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.json"
+    results = json.loads((folder / "benchmarks.json").read_text(encoding="utf-8"))
+    results["rows"][1]["ratio"] = 7.0  # of Guided Backprop, which is not measured again
+    path.write_text(json.dumps(results), encoding="utf-8")
+    arguments = [*TINY, "--only", "modbp/deconvolution", "--out", str(tmp_path), "--update"]
+    done = run(root, "run.py", *arguments)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    assert [row["name"] for row in rows] == ["plain", "modbp/guided_backprop", "modbp/deconvolution"]
+    assert rows[1]["ratio"] == 7.0
+    assert rows[0]["unit_seconds"] != results["rows"][0]["unit_seconds"]
+
+    done = run(root, "run.py", *arguments, "--rounds", "2")
+    assert done.returncode == 2
+    assert done.stderr.startswith("benchmarks: --update was given for results of other settings; allowed are theirs")
+    path.unlink()
+    assert "to update; allowed is to leave it out" in run(root, "run.py", *arguments).stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -736,10 +737,16 @@ def make(name: str, model: Callable[..., Any], **options: Any) -> ModifiedBackpr
     """
     if name not in METHODS:
         raise InputError(f"the method {name!r} is unknown; allowed are {', '.join(METHODS)}.")
+    method = METHODS[name]
     try:
-        return METHODS[name](model, **options)
+        if issubclass(method, Preset):
+            inspect.signature(method.preset).bind(**options)
+        else:
+            inspect.signature(method).bind(model, **options)
     except TypeError as error:
         raise InputError(f"{name} does not take these options ({error}).") from None
+    try:
+        return method(model, **options)
     except UnsupportedModelError:  # of a model that patterns were to be fitted to
         raise
     except ValueError as error:

@@ -458,6 +458,10 @@ class AffineLayer:
         """Return total + part(b)."""
         return total if self.bias is None else total + part(self.bias)
 
+    def add_bias_(self, total: Tensor, part: Part = whole) -> Tensor:
+        """Return total + part(b), written to the memory of the total."""
+        return total if self.bias is None else total.add_(part(self.bias))
+
     @property
     def output_without_bias(self) -> Tensor:
         """W a."""

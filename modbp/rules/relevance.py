@@ -214,7 +214,7 @@ class Gamma:
         )
         total = strengthened.total
         if self.bias != "excluded":
-            total = layer.with_bias(total, lambda b: b.add(sign(b), alpha=self.gamma) if self.bias == "split" else b)
+            total = layer.add_bias_(total, lambda b: b.add(sign(b), alpha=self.gamma) if self.bias == "split" else b)
         # Where R is not zero z has the sign, and strengthening contributions of that sign takes it no nearer to zero.
         return strengthened.share(divide_by_sum(relevance, total, sign))
 
@@ -291,7 +291,7 @@ class AlphaBeta:
         if self.bias == "included":  # the sum may then have either sign
             shares = divide(relevance, layer.with_bias(total))
         else:
-            shares = divide_by_sum(relevance, layer.with_bias(total, sign) if self.bias == "split" else total, sign)
+            shares = divide_by_sum(relevance, layer.add_bias_(total, sign) if self.bias == "split" else total, sign)
         return c.share(shares if factor == 1 else shares.mul_(factor))
 
     @staticmethod
@@ -306,8 +306,17 @@ class AlphaBeta:
         rounding = torch.finfo(favorable.dtype).eps
         if rounding > 1e-4:
             return layer.negative_contributions().total
-        scale = favorable if layer.bias is None else favorable + layer.bias.abs()
-        return torch.minimum(layer.output_without_bias - favorable, scale * (-8 * rounding))
+        against, scales = layer.output - favorable, [favorable]
+        if layer.bias is not None:
+            against.sub_(layer.bias)
+            scales.append(layer.bias.abs())
+        # min(against, −8 roundings of the scale), in place: a new large tensor takes longer than the arithmetic.
+        for scale in scales:
+            against.add_(scale, alpha=8 * rounding)
+        against.clamp_(max=0)
+        for scale in scales:
+            against.sub_(scale, alpha=8 * rounding)
+        return against
 
 
 @dataclass(frozen=True)
