@@ -162,6 +162,7 @@ def figure(results: dict[str, Any]) -> Any:
                 panels[b][n].set_visible(bool(chosen))  # not every batch need have been measured on every network
                 _draw(panels[b][n], chosen, formulas)
                 panels[b][n].set_title(f"{NETWORK_LABELS[network]}, batch {batch}")
+        panels[0][0].set_xlim(left=0)  # of all panels, and only now: it ends the fitting of the limits to the data
         for axis in panels[-1]:
             axis.set_xlabel("time, in plain passes")
         labels = {label: h for axis in panels.flat for h, label in zip(*axis.get_legend_handles_labels(), strict=True)}
@@ -188,7 +189,6 @@ def _draw(axis: Any, rows: Rows, formulas: Sequence[str]) -> None:
             axis.plot([row["ratio"]], [at], marker, color=color, ms=5.5, ls="none", label=LIBRARIES[row["library"]])
     axis.set_yticks(range(len(formulas)), [FORMULAS[formula].label for formula in formulas])
     axis.set(ylim=(len(formulas) - 0.5, -0.5))
-    axis.set_xlim(left=0)
     axis.grid(axis="y", visible=False)
 
 

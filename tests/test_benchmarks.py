@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import subprocess
@@ -96,6 +97,24 @@ def test_an_update_keeps_the_other_rows(root: Path, folder: Path, tmp_path: Path
     assert done.stderr.startswith("benchmarks: --update was given for results of other settings; allowed are theirs")
     path.unlink()
     assert "to update; allowed is to leave it out" in run(root, "run.py", *arguments).stderr
+
+
+def test_the_figure_shows_every_time_of_the_book(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))
+    report = importlib.import_module("report")
+    results = json.loads((root / "book" / "_static" / "benchmarks.json").read_text(encoding="utf-8"))
+    drawn = report.figure(results)
+    timed = {(r["network"], r["batch"]) for r in results["rows"] if "ratio" in r and not r["several_starts"]}
+    times = [r["ratio"] for r in results["rows"] if "ratio" in r and not r["several_starts"] and r["name"] != "plain"]
+    panels = [axis for axis in drawn.axes if axis.get_visible()]
+    assert len(panels) == len(timed)
+    marked = [x for axis in panels for line in axis.lines if line.get_marker() in "so^" for x in line.get_xdata()]
+    for time in times:
+        assert any(abs(time - x) < 1e-9 for x in marked), time
+    for axis in panels:
+        low, high = axis.get_xlim()
+        assert low == 0
+        assert max(times) < high
 
 
 @pytest.mark.parametrize(
