@@ -56,8 +56,8 @@ class Formula:
     label : str
     convolution, dense : int
         Forward and backward together. The gradient needs 2; z⁺ needs 3, since the activations and the sums of positive
-        contributions are two forward products. α₂β₁ needs 5: z⁻ could be had as z − z⁺, but where it is small that
-        difference is rounding. Inputs are non-negative.
+        contributions are two forward products. α₂β₁ needs 4: one more way back, since the sums of negative
+        contributions are the output less those. Inputs are non-negative.
     first, before_sum : int, optional
         For the first convolution, and for convolutions that no ReLU follows, where these need another number.
     sums_to : {"logit", "one"}, optional

@@ -71,15 +71,6 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
                 raise InputError(f"{name} is {value!r}; allowed are {', '.join(known)}.")
     if not options.out.is_dir():
         raise InputError(f"--out is '{options.out}', which is no folder; allowed is an existing one.")
-    if options.update:
-        kept = options.out / f"{stem(options.device)}.json"
-        if not kept.exists():
-            raise InputError(f"--update was given, and there is no '{kept}' to update; allowed is to leave it out.")
-        settings = json.loads(kept.read_text(encoding="utf-8"))["settings"]
-        if settings != settings_of(options):
-            raise InputError(
-                f"--update was given for results of other settings; allowed are theirs, {settings}."
-            )
     if options.device == "cuda":
         import torch
 
@@ -91,6 +82,17 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
     """Return what all rows of the results have in common."""
     return {key: getattr(options, key) for key in ("size", "rounds", "threads", "device")}
+
+
+def results_to_update(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the results that are there, which must have the same settings."""
+    path = options.out / f"{stem(options.device)}.json"
+    if not path.exists():
+        raise InputError(f"--update was given, and there is no '{path}' to update; allowed is to leave it out.")
+    old = dict(json.loads(path.read_text(encoding="utf-8")))
+    if old["settings"] != settings_of(options):
+        raise InputError(f"--update was given for results of other settings; allowed are theirs, {old['settings']}.")
+    return old
 
 
 def updated(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -139,8 +141,8 @@ def row(name: str, request: dict[str, Any], found: dict[str, Any], plain_peak: i
     return result | {key: found[key] for key in kept if key in found}
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure all that was asked for, one after another, and return the results."""
+def run(options: argparse.Namespace, old: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Measure all that was asked for, one after another, and return the results, with the rows of old ones."""
     names = [name for name in CONTENDERS if not options.only or name in (PLAIN, *options.only)]
     plan = [(network, batch, name) for network in options.network for batch in options.batch for name in names]
     settings = settings_of(options)
@@ -153,20 +155,23 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         request = settings | {"network": network, "batch": batch, "contender": name}
         found = run_child(request)
         facts = facts or found.get("machine", {})
+        if old is not None and facts != old["machine"]:  # the table names one machine for all of its rows
+            raise InputError(f"--update was given for results of another machine; allowed is theirs, {old['machine']}.")
         if name == PLAIN:  # first in every plan
             if "refusal" in found:
                 raise InputError(f"the plain pass on {network} at batch {batch} failed ({found['refusal']}).")
             peak = found.get("peak_bytes")
         if not found.get("absent"):
             rows.append(row(name, request, found, peak))
-    return {"settings": settings, "machine": facts, "rows": rows}
+    results = {"settings": settings, "machine": facts, "rows": rows}
+    return results if old is None else updated(old, results)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and write; return the exit status."""
     try:
         options = read_options(arguments)
-        results = run(options)
+        results = run(options, results_to_update(options) if options.update else None)
     except InputError as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 2
@@ -174,8 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("benchmarks: interrupted; nothing was written.", file=sys.stderr)
         return 130
     path = options.out / f"{stem(options.device)}.json"
-    if options.update:
-        results = updated(json.loads(path.read_text(encoding="utf-8")), results)
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"wrote {path}")

@@ -87,6 +87,12 @@ REARRANGEMENTS = _spellings(
 CUTS = _spellings("detach", "detach_") | {Tensor.data.__get__}  # type: ignore[attr-defined]
 """Operations behind which a model itself says that nothing is to come back."""
 
+KEEP_NO_RESULT = {
+    *("AddBackward0", "AddmmBackward0", "CatBackward0", "ConvolutionBackward0", "SubBackward0"),
+    *("BatchNormBackwardElemt0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0", "NativeBatchNormBackward0"),
+}
+"""Names in the graph of operations whose backward pass does not need their result, which may be overwritten."""
+
 
 def _twins() -> dict[Function, Function]:
     """Map each in-place arithmetic method of a tensor to the out-of-place method of the same name."""

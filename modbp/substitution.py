@@ -51,13 +51,6 @@ class _RuledReLU(torch.autograd.Function):
         return ctx.rule(relevance, activation), None, None
 
 
-KEEP_NO_RESULT = {
-    *("AddBackward0", "AddmmBackward0", "CatBackward0", "ConvolutionBackward0", "SubBackward0"),
-    *("BatchNormBackwardElemt0", "CudnnBatchNormBackward0", "MiopenBatchNormBackward0", "NativeBatchNormBackward0"),
-}
-"""Operations whose backward pass does not need their result, which may therefore be overwritten."""
-
-
 class _Passed(torch.autograd.Function):
     """An operation that relevance passes as it is; `value` holds what the operation returned."""
 
@@ -316,7 +309,7 @@ class Substitution(TorchFunctionMode):
     def _may_overwrite(self, x: Tensor) -> bool:
         """Return whether nothing can have kept the value of `x` for the way back."""
         newest = self.overwrites and x is self._latest() and x._base is None and x not in self._viewed
-        return newest and x.grad_fn is not None and x.grad_fn.name() in KEEP_NO_RESULT
+        return newest and x.grad_fn is not None and x.grad_fn.name() in op.KEEP_NO_RESULT
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the result in the type of the tensor that an in-place operation writes to."""

@@ -92,6 +92,11 @@ def test_an_update_keeps_the_other_rows(root: Path, folder: Path, tmp_path: Path
     assert rows[1]["ratio"] == 7.0
     assert rows[0]["unit_seconds"] != results["rows"][0]["unit_seconds"]
 
+    path.write_text(json.dumps(results | {"machine": {"processor": "an abacus"}}), encoding="utf-8")
+    done = run(root, "run.py", *arguments)
+    assert done.returncode == 2
+    assert done.stderr.startswith("benchmarks: --update was given for results of another machine; allowed is theirs")
+
     done = run(root, "run.py", *arguments, "--rounds", "2")
     assert done.returncode == 2
     assert done.stderr.startswith("benchmarks: --update was given for results of other settings; allowed are theirs")
