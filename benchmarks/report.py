@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +72,15 @@ def _note(row: dict[str, Any]) -> str:
     return f"Wrong: {row['fault']}." if "fault" in row else ""
 
 
+def _notes(rows: Rows, of: Callable[[dict[str, Any]], str]) -> str:
+    """Return what stands under a table: one line for each row that has no time, with the reason."""
+    lines = [f"- {FORMULAS[r['formula']].label}, {of(r)}, batch {r['batch']}. {_note(r)}" for r in rows if _note(r)]
+    return "".join(f"\n{line}" for line in ["", *lines]) if lines else ""
+
+
 def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]], numbers: int) -> str:
-    """Return a table whose first columns are text and whose next `numbers` columns are aligned right."""
-    texts = 2
-    align = ["---"] * texts + ["---:"] * numbers + ["---"] * (len(header) - texts - numbers)
+    """Return a table whose first two columns are text and whose next `numbers` columns are aligned right."""
+    align = ["---"] * 2 + ["---:"] * numbers
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, align, *lines))
 
 
@@ -84,7 +89,6 @@ def methods_table(rows: Rows) -> str:
     batches = _values(rows, "batch")
     names = sorted(_values(rows, "name"), key=lambda name: list(FORMULAS).index(name.rpartition("/")[2]))
     by_key = {(row["name"], row["batch"]): row for row in rows}
-    notes = any(map(_note, rows))
     header = [
         "Formula",
         "Library",
@@ -92,7 +96,6 @@ def methods_table(rows: Rows) -> str:
         *(f"Memory, batch {batch}" for batch in batches),
         "Products",
         "Least",
-        *(["Note"] if notes else []),
     ]
     lines = []
     for name in names:
@@ -107,10 +110,9 @@ def methods_table(rows: Rows) -> str:
                 *map(_memory, found),
                 f"{counted['products']:g}" if counted else NONE,
                 str(measured[0]["least_products"]),
-                *([" ".join(dict.fromkeys(filter(None, map(_note, measured))))] if notes else []),
             ]
         )
-    return _markdown(header, lines, 2 * len(batches) + 2)
+    return _markdown(header, lines, 2 * len(batches) + 2) + _notes(rows, lambda row: LIBRARIES[row["library"]])
 
 
 def starts_table(rows: Rows) -> str:
@@ -120,13 +122,9 @@ def starts_table(rows: Rows) -> str:
     lines = []
     for network, formula in dict.fromkeys((row["network"], row["formula"]) for row in rows):
         found = [by_key.get((network, formula, batch)) for batch in batches]
-        notes = dict.fromkeys(_note(row) for row in found if row is not None and _note(row))
-        cells = [_time(row) for row in found]
-        lines.append([NETWORK_LABELS[network], FORMULAS[formula].label, *cells, " ".join(notes)])
-    header = ["Network", "Formula", *(f"Time, batch {batch}" for batch in batches), "Note"]
-    if not any(line[-1] for line in lines):
-        header, lines = header[:-1], [line[:-1] for line in lines]
-    return _markdown(header, lines, len(batches))
+        lines.append([NETWORK_LABELS[network], FORMULAS[formula].label, *map(_time, found)])
+    header = ["Network", "Formula", *(f"Time, batch {batch}" for batch in batches)]
+    return _markdown(header, lines, len(batches)) + _notes(rows, lambda row: NETWORK_LABELS[row["network"]])
 
 
 def tables(results: dict[str, Any]) -> str:
