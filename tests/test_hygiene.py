@@ -43,10 +43,10 @@ WITHOUT_EXAMPLES = {
     "modbp.rules.relu": {"ReLURule"},  # a protocol
     "modbp.rules.relevance": {"RelevanceRule"},  # a protocol
     "modbp.metrics.summary": {"Summary"},  # made by `summarize`
-    "modbp.plot": {"Picture"},  # made by `picture_grid` and `dots`
+    "modbp.plot.style": {"Picture"},  # made by whatever draws
     "modbp.walkthrough": {"Walkthrough"},  # shown at `begin`, which makes it
     "modbp.images": {"Photograph"},  # made by `load`
-    "modbp.claims": {"Verdict", "Claim", "Check"},  # plain records, shown at `check` and `find`
+    "modbp.claims.predictions": {"Verdict", "Claim", "Check"},  # plain records, shown at `check` and `find`
 }
 """What has no example of its own, and why that is enough."""
 

@@ -1,0 +1,63 @@
+"""The ledger of claims, and how a measured number becomes a verdict.
+
+Every claim has an id, the paper it belongs to, where we know it from, and what we predict. Provenance is one of
+
+* *abstract*: the paper's own abstract says it;
+* *code*: read in the paper's public code;
+* *notes*: second hand, from someone's reading notes of the paper;
+* *ours*: derived or found by this project.
+
+A statement is in our words throughout; none is a quotation.
+"""
+
+from modbp.claims.judging import judge, overall, predicted_among, predictions_of
+from modbp.claims.ledger import (
+    ALIGNED,
+    ALIGNED_DEEP,
+    CLASSES,
+    HIGH_PASS,
+    LEDGER,
+    LOWER_STARTS,
+    MULTIPLIERS,
+    PAPERS,
+    PER_POSITION,
+    RANKED,
+    RATIO_ABOVE_SIX,
+    RESIDUAL,
+    RESNET,
+    REVEAL_CANCEL_IN_RANDOM,
+    TRAINING,
+    find,
+)
+from modbp.claims.predictions import Check, Claim, Prediction, Verdict, about, at_least, at_most, check
+
+__all__ = [
+    "ALIGNED",
+    "ALIGNED_DEEP",
+    "CLASSES",
+    "HIGH_PASS",
+    "LEDGER",
+    "LOWER_STARTS",
+    "MULTIPLIERS",
+    "PAPERS",
+    "PER_POSITION",
+    "RANKED",
+    "RATIO_ABOVE_SIX",
+    "RESIDUAL",
+    "RESNET",
+    "REVEAL_CANCEL_IN_RANDOM",
+    "TRAINING",
+    "Check",
+    "Claim",
+    "Prediction",
+    "Verdict",
+    "about",
+    "at_least",
+    "at_most",
+    "check",
+    "find",
+    "judge",
+    "overall",
+    "predicted_among",
+    "predictions_of",
+]

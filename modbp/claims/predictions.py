@@ -1,0 +1,188 @@
+"""A claim, what it predicts, and the verdict that a measured number gives it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from modbp.errors import InputError
+from modbp.formatting import number
+
+
+class Verdict(StrEnum):
+    """What a measurement says of a prediction."""
+
+    CONFIRMED = "confirmed"
+    IN_PART = "in part"
+    NOT_CONFIRMED = "not confirmed"
+    NOT_TESTABLE = "not testable here"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The closed interval in which a number is expected.
+
+    Parameters
+    ----------
+    low, high : float
+        The ends; infinite where there is none.
+
+    Examples
+    --------
+    >>> str(about(0.5, 0.1)), str(at_least(0.9)), str(at_most(1e-5))
+    ('0.50 ± 0.10', '≥ 0.90', '≤ 1e-05')
+    """
+
+    low: float
+    high: float
+
+    def __post_init__(self) -> None:
+        """Refuse an empty interval."""
+        if not self.low <= self.high:
+            raise InputError(f"a prediction from {self.low} to {self.high} is empty; allowed is low ≤ high.")
+
+    def __str__(self) -> str:
+        if math.isinf(self.high):
+            return f"≥ {number(self.low)}"
+        if math.isinf(self.low):
+            return f"≤ {number(self.high)}"
+        return f"{number((self.low + self.high) / 2)} ± {number((self.high - self.low) / 2)}"
+
+
+def about(value: float, tolerance: float) -> Prediction:
+    """Return the prediction value ± tolerance.
+
+    Parameters
+    ----------
+    value, tolerance : float
+        The tolerance is not negative.
+
+    Returns
+    -------
+    Prediction
+
+    Examples
+    --------
+    >>> about(1.0, 0.25).high
+    1.25
+    """
+    return Prediction(value - tolerance, value + tolerance)
+
+
+def at_least(value: float) -> Prediction:
+    """Return the prediction that a number is not below `value`.
+
+    Examples
+    --------
+    >>> at_least(0.9).low
+    0.9
+    """
+    return Prediction(value, math.inf)
+
+
+def at_most(value: float) -> Prediction:
+    """Return the prediction that a number is not above `value`.
+
+    Examples
+    --------
+    >>> at_most(0.1).high
+    0.1
+    """
+    return Prediction(-math.inf, value)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the ledger.
+
+    Parameters
+    ----------
+    id : str
+        A letter for the paper and a number: S1, N9, Z3.
+    paper : str
+        Key of `PAPERS`.
+    provenance : str
+        Where we know the claim from: abstract, code, notes, ours, or several.
+    statement : str
+        The claim in our words.
+    expected : str
+        What is predicted, in words.
+    predictions : mapping from str to Prediction
+        The numbers that decide the verdict, by the quantity's name; empty where no walkthrough measures them yet.
+    """
+
+    id: str
+    paper: str
+    provenance: str
+    statement: str
+    expected: str
+    predictions: Mapping[str, Prediction] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One predicted number beside the measured one.
+
+    Parameters
+    ----------
+    quantity : str
+    predicted : Prediction
+    measured : float
+        NaN where it could not be measured.
+    spread : float
+        Half the width of the interval in which the measured number lies, in its units; the walkthrough says of what
+        kind, such as a 95 % bootstrap interval of the mean over images.
+    verdict : Verdict
+    """
+
+    quantity: str
+    predicted: Prediction
+    measured: float
+    spread: float
+    verdict: Verdict
+
+
+def check(quantity: str, predicted: Prediction, measured: float, spread: float = 0.0) -> Check:
+    """Compare one measured number with its prediction.
+
+    The tolerance is the prediction's own interval. The interval measured ± spread lies inside it (confirmed), overlaps
+    it (in part), or misses it (not confirmed); a NaN cannot be judged (not testable here).
+
+    Parameters
+    ----------
+    quantity : str
+        What was measured.
+    predicted : Prediction
+    measured : float
+    spread : float, default 0
+        Half the width of the measured number's interval, not negative.
+
+    Returns
+    -------
+    Check
+
+    Raises
+    ------
+    InputError
+        If the spread is negative.
+
+    Examples
+    --------
+    >>> [check("x", about(0.5, 0.1), m, 0.05).verdict.value for m in (0.5, 0.58, 0.8)]
+    ['confirmed', 'in part', 'not confirmed']
+    """
+    if spread < 0:
+        raise InputError(f"spread is {spread}; allowed are numbers from 0 upwards.")
+    spread = 0.0 if math.isnan(spread) else spread
+    low, high = measured - spread, measured + spread
+    if math.isnan(measured):
+        verdict = Verdict.NOT_TESTABLE
+    elif predicted.low <= low and high <= predicted.high:
+        verdict = Verdict.CONFIRMED
+    elif low <= predicted.high and high >= predicted.low:
+        verdict = Verdict.IN_PART
+    else:
+        verdict = Verdict.NOT_CONFIRMED
+    return Check(quantity, predicted, measured, spread, verdict)
