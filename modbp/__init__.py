@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from modbp import attr as attr
     from modbp import images as images
+    from modbp import layers as layers
     from modbp import lrp_rules as lrp_rules
     from modbp import metrics as metrics
     from modbp import patterns as patterns
@@ -20,7 +21,19 @@ if TYPE_CHECKING:
     from modbp.errors import UnsupportedModelError as UnsupportedModelError
 
 _MODULES = (
-    *("attr", "backward", "claims", "composite", "images", "lrp_rules", "metrics", "patterns", "plot", "rules"),
+    *(
+        "attr",
+        "backward",
+        "claims",
+        "composite",
+        "images",
+        "layers",
+        "lrp_rules",
+        "metrics",
+        "patterns",
+        "plot",
+        "rules",
+    ),
     *("walkthrough", "zoo"),
 )
 _NAMES = {

@@ -7,6 +7,7 @@ A rule is a custom backward of an operation, and an attribution is ordinary auto
 from __future__ import annotations
 
 import contextlib
+import difflib
 import sys
 import threading
 import warnings
@@ -246,6 +247,8 @@ class Trace:
         start: Tensor | None = None,
         start_at: str = OUTPUT,
         keep: bool = True,
+        multiply: bool | None = None,
+        skip_unreached: bool = False,
     ) -> dict[str, Any]:
         """Send relevance from one point of the model back to others.
 
@@ -260,6 +263,11 @@ class Trace:
             Where to start: `"output"`, or a layer that was given to `Trace`.
         keep : bool, default True
             Keep the graph for another call. The last call may give it up, which saves memory.
+        multiply : bool, optional
+            Multiply what arrives by the activation, or for DeepLIFT by the difference from the reference. By default
+            as the composite says. DeepLIFT without it returns multipliers: the one that the difference meets.
+        skip_unreached : bool, default False
+            Leave out points that do not lie below the start, in place of an error.
 
         Returns
         -------
@@ -292,6 +300,7 @@ class Trace:
             raise InputError(
                 "the graph was given up by an earlier call with keep=False; allowed is keep=True."
             ) from None
+        multiply = self._multiply if multiply is None else multiply
         found: dict[str, Any] = {}
         place = 0
         for name, tensors in points.items():
@@ -299,9 +308,13 @@ class Trace:
             for tensor in tensors:
                 up, down = grads[place], grads[place + len(flat)] if len(ends) > len(flat) else None
                 place += 1
+                if up is None and skip_unreached:
+                    continue
                 if up is None:
                     raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
-                here.append(self._contribution(tensor, up, down) if self._multiply else up)
+                here.append(self._contribution(tensor, up, down) if multiply else self._single(tensor, up, down))
+            if len(here) < len(tensors):
+                continue
             found[name] = tuple(here) if isinstance(self._point(name), tuple) else here[0]
         return found
 
@@ -315,6 +328,13 @@ class Trace:
             return up * (tensor - twin).detach()
         plus, minus = self._differences.parts_of(pair)
         return up * plus + down * minus
+
+    def _single(self, tensor: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
+        """Return what arrives at a tensor; of two multipliers the one that its difference from the reference meets."""
+        if down is None:
+            return up
+        (twin,) = self._twins([tensor])
+        return torch.where(tensor.detach() >= twin, up, down)
 
     def _pair_of(self, tensor: Tensor) -> Tensor:
         """Return the tensor by which the engine knows a point: for an input, the copy that the model was given."""
@@ -439,9 +459,10 @@ def check_model(model: Callable[..., Any], composite: Composite, recorder: Recor
             " allowed are modules in eager PyTorch."
         )
     known = set(recorder.names.values())
-    for name in recorder.wanted - known:
-        close = sorted(n for n in known if n and (n in name or name in n))[:5] or sorted(n for n in known if n)[:5]
-        raise InputError(f"the model has no layer {name!r}; allowed are its modules' names, such as {close}.")
+    for name in sorted(recorder.wanted - known):
+        close = difflib.get_close_matches(name, sorted(known - {""}), n=5, cutoff=0)
+        nearest = ", ".join(map(repr, close)) or "none, since none of its modules has a name"
+        raise InputError(f"the model has no layer {name!r}; allowed are its modules' names, the nearest {nearest}.")
 
 
 def _recorded(name: str, outputs: dict[str, list[Any]]) -> Tensor:

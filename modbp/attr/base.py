@@ -86,10 +86,10 @@ class ModifiedBackprop(GradientAttribution):
         self, inputs: Tensors, target: Target, additional_forward_args: Any, baselines: Any = None
     ) -> Tensors:
         trace = self.trace(inputs, (), additional_forward_args, baselines)
-        return trace.relevance([INPUT], start=self._start(trace.output, target), keep=False)[INPUT]
+        return trace.relevance([INPUT], start=self.start(trace.output, target), keep=False)[INPUT]
 
-    def _start(self, output: Tensor, target: Target) -> Tensor:
-        """Return the start vector at the output: the target's logit, or a one in its place."""
+    def start(self, output: Tensor, target: Target) -> Tensor:
+        """Return the start vector at the output, of its shape: the target's logit, or a one in its place."""
         one = one_hot(output, target)
         return one * output.detach() if self.composite.start == "logit" else one
 
@@ -139,7 +139,7 @@ class ModifiedBackprop(GradientAttribution):
         maps = []
         for x, columns, reference in tqdm(chunks, desc=self.composite.name, disable=None if len(chunks) > 1 else True):
             trace = self.trace(x, baselines=reference)
-            starts = torch.stack([self._start(trace.output, column) for column in columns.T])
+            starts = torch.stack([self.start(trace.output, column) for column in columns.T])
             maps.append(trace.relevance([INPUT], start=starts, keep=False)[INPUT])
         return torch.cat(maps, dim=1)
 
@@ -200,5 +200,5 @@ class ModifiedBackprop(GradientAttribution):
             raise InputError("both target and start are given; allowed is one of them.")
         trace = self.trace(inputs, [*points, start_at], additional_forward_args, baselines)
         if start is None and start_at == OUTPUT:
-            start = self._start(trace.output, target)
+            start = self.start(trace.output, target)
         return trace.relevance(points, start=start, start_at=start_at, keep=False)

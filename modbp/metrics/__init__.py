@@ -1,6 +1,7 @@
-"""Measures on attributions: torch in, torch out, one number per sample."""
+"""Measures on attributions: torch in; out come numbers per sample, or a table where a measure goes layer by layer."""
 
 from modbp.metrics.classes import predicted_and_others
+from modbp.metrics.convergence import chance_level, csc
 from modbp.metrics.similarity import (
     correlation,
     cosine,
@@ -13,8 +14,10 @@ from modbp.metrics.summary import Summary, summarize, summarize_each
 
 __all__ = [
     "Summary",
+    "chance_level",
     "correlation",
     "cosine",
+    "csc",
     "high_pass",
     "high_pass_correlation",
     "pairwise_cosine",

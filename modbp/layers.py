@@ -1,0 +1,105 @@
+"""Which layers a model has, in the order in which they run, and where their activations are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modbp.errors import InputError
+
+WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh),
+    *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity),
+)
+
+
+def activation_points(
+    model: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None
+) -> dict[str, str]:
+    """Return where the activation of each layer with weights is, in the order in which the layers run.
+
+    That is the output of the batch norm and of the activation module that directly follow a linear layer or a
+    convolution, as in the papers, whose layers include their activation; without such modules the layer's own output.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Run once, on shapes alone where that is possible.
+    inputs : Tensor or tuple of Tensor, shape (batch, ...)
+    additional_forward_args : any, optional
+        Passed to the model behind the inputs.
+
+    Returns
+    -------
+    dict from str to str
+        Each layer's name, with the name of the module at whose output its activation is. What runs more than once has
+        one name a call, `"relu:0"`, `"relu:1"`, as in `modbp.backward.Trace`.
+
+    Raises
+    ------
+    InputError
+        If the model is no module, so that nothing in it has a name.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(2)).eval()
+    >>> activation_points(net, torch.zeros(1, 3, 5, 5))
+    {'0': '2', '4': '4'}
+    """
+    if not isinstance(model, nn.Module):
+        raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module, whose layers have names.")
+    whole: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile was given
+    extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
+    args = (*(inputs if isinstance(inputs, tuple) else (inputs,)), *(() if additional_forward_args is None else extra))
+    try:
+        walk = _Walk(whole, lambda: _without_numbers(whole, args))
+    except Exception:  # whatever a model does that needs numbers; then it really runs, and says what it has to say
+        walk = _Walk(whole, lambda: whole(*(a.clone() if isinstance(a, Tensor) else a for a in args)))
+    return walk.points()
+
+
+class _Walk:
+    """Notes which module directly receives what the newest layer with weights has made."""
+
+    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+        self.names = {module: name for name, module in model.named_modules()}
+        self.calls: Counter[str] = Counter()
+        self.found: list[tuple[tuple[str, int], tuple[str, int]]] = []  # calls of a layer, and of its activation
+        self._newest: Any = None
+        handle = nn.modules.module.register_module_forward_hook(self._leave)
+        try:
+            with torch.no_grad():
+                run()
+        finally:
+            handle.remove()
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        if module not in self.names:
+            return
+        name = self.names[module]
+        call = (name, self.calls[name])
+        self.calls[name] += 1
+        if isinstance(module, WEIGHTED):
+            self.found.append((call, call))
+            self._newest = output
+        elif isinstance(module, NORMS + ACTIVATIONS) and self.found and args and args[0] is self._newest:
+            self.found[-1] = (self.found[-1][0], call)
+            self._newest = output
+
+    def points(self) -> dict[str, str]:
+        return {self._named(*layer): self._named(*point) for layer, point in self.found}
+
+    def _named(self, name: str, call: int) -> str:
+        return f"{name}:{call}" if self.calls[name] > 1 else name
+
+
+def _without_numbers(model: nn.Module, args: tuple[Any, ...]) -> Any:
+    """Run a model on shapes alone, which takes no time."""
+    tensors = {name: t.to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
+    return torch.func.functional_call(model, tensors, tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args))
