@@ -327,7 +327,7 @@ class Trace:
             (twin,) = self._twins([tensor])
             return up * (tensor - twin).detach()
         plus, minus = self._differences.parts_of(pair)
-        return up * plus + down * minus
+        return up * plus.detach() + down * minus.detach()
 
     def _single(self, tensor: Tensor, up: Tensor, down: Tensor | None) -> Tensor:
         """Return what arrives at a tensor; of two multipliers the one that its difference from the reference meets."""

@@ -72,7 +72,7 @@ def csc(
     n_vectors : int, default 5
         At least 2.
     seed : int, default 0
-        Of the vectors. All methods get the same ones.
+        Of the vectors. All methods get the same ones, and a start gets the same ones alone and among others.
     layers : iterable of str, optional
         Where to look: `"input"`, and names of modules. By default the input and the activation of every layer with
         weights (`modbp.layers.activation_points`), up to the start and with it.
@@ -125,15 +125,15 @@ def csc(
     _check_vectors(vectors, n_vectors, seed, starts)
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     places = _Places(model, samples[:1], starts, layers)
-    generator = torch.Generator().manual_seed(seed)
+    generators = {source: torch.Generator().manual_seed(seed) for source in starts}
     found: dict[tuple[str, str, str], _Distribution] = {}
     label = f"cosines of {sender.composite.name}"
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
         trace = sender.trace(x, places.recorded, baselines=references[number])
         for source in starts:
             relevance = trace.relevance(
-                places.asked,
-                start=_start(vectors, trace, sender, source, n_vectors, generator, seed + number),
+                places.asked[source],
+                start=_start(vectors, trace, sender, source, n_vectors, generators[source], seed + number),
                 start_at=source,
                 keep=source != starts[-1],
                 multiply=multiply,
@@ -148,7 +148,7 @@ def csc(
         {"start": source, "over": way, "layer": layer, **found[source, way, layer].row()}
         for source in starts
         for way in ways
-        for layer in places.asked
+        for layer in places.asked[source]
         if (source, way, layer) in found
     ]
     return pd.DataFrame(rows)
@@ -303,12 +303,13 @@ class _Places:
         self, model: Callable[..., Any], x: Tensor, starts: Sequence[str], layers: Iterable[str] | None
     ) -> None:
         points = activation_points(model, x) if isinstance(model, nn.Module) or layers is None else {}
-        self.asked = list(dict.fromkeys([INPUT, *points.values(), *starts] if layers is None else layers))
-        if not self.asked:
+        asked = list(dict.fromkeys([INPUT, *points.values()] if layers is None else layers))
+        if not asked:
             raise InputError("layers is empty; allowed are 'input' and names of modules, or None for all.")
-        if layers is None and OUTPUT in self.asked:  # mostly the last layer's own
-            self.asked.remove(OUTPUT)
-        self.recorded = [*self.asked, *starts]
+        # A start is seen too; the output mostly is the last layer's own.
+        own = {s: [] if s == OUTPUT or s in asked or layers is not None else [s] for s in starts}
+        self.asked = {s: asked + own[s] for s in starts}
+        self.recorded = [*asked, *starts]
         modules = dict(model.named_modules()) if isinstance(model, nn.Module) else {}
         dense = {n for n, m in modules.items() if isinstance(m, nn.Linear)}
         self._last = dense | {point for layer, point in points.items() if layer.partition(":")[0] in dense}
