@@ -221,6 +221,25 @@ def trunk() -> dict[str, Tensor]:
     return state
 
 
+def vgg16_activations() -> dict[str, str]:
+    """Return the papers' names of VGG16's layers, from the input up, with the modules at whose output they are.
+
+    A layer includes its ReLU, as in the papers: conv1_1 is read at the output of `features.1`.
+
+    Returns
+    -------
+    dict from str to str
+
+    Examples
+    --------
+    >>> names = vgg16_activations()
+    >>> names["conv1_1"], names["conv5_3"], names["fc1"], names["logits"]
+    ('features.1', 'features.29', 'classifier.1', 'classifier.6')
+    """
+    convolutions = {f"conv{block}_{n}": f"features.{position + 1}" for block, n, position in _convolutions()}
+    return {**convolutions, "fc1": "classifier.1", "fc2": "classifier.4", "logits": "classifier.6"}
+
+
 def _convolutions() -> Iterator[tuple[int, int, int]]:
     """Yield the block, the number in it, and the position in `features` of each of the thirteen convolutions."""
     position = 0

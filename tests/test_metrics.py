@@ -141,3 +141,14 @@ def test_bad_maps_get_one_sentence() -> None:
     for message, call in cases:
         with pytest.raises(modbp.InputError, match=message):
             call()
+
+
+def test_high_pass_share_of_white_noise_and_of_smooth_maps() -> None:
+    noise = torch.randn(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    np.testing.assert_allclose(metrics.high_pass_share(noise), 1 - 1 / 81, atol=0.01)
+    ramp = torch.linspace(0, 1, 128).expand(1, 3, 128, 128)
+    assert metrics.high_pass_share(ramp)[0] < 1e-3
+    scales = torch.tensor([1.0, -1e-20, 1e20, 0.0])[:, None, None, None]
+    shares = metrics.high_pass_share(noise[:1] * scales)
+    np.testing.assert_allclose(shares[:3], [float(shares[0])] * 3, rtol=1e-6)
+    assert shares[3].isnan()
