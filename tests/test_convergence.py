@@ -385,6 +385,18 @@ def test_one_image_is_held_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert most[0] <= 2, "the last trace may live until the next one takes its name"
 
 
+def test_each_image_by_itself() -> None:
+    net, x = convolutional(), images(3)
+    table = csc(net, x, "gradient", n_vectors=2, per_image=True)
+    pooled = table[table["image"] == "all"].drop(columns="image").reset_index(drop=True)
+    assert pooled.equals(csc(net, x, "gradient", n_vectors=2).astype(pooled.dtypes))
+    first = table[table["image"] == 0].drop(columns="image").reset_index(drop=True)
+    alone = csc(net, x[:1], "gradient", n_vectors=2)
+    assert first[["layer", "median", "values"]].values.tolist() == alone[["layer", "median", "values"]].values.tolist()
+    parts = table[(table["image"] != "all") & (table["layer"] == "1")]
+    assert (len(parts), parts["values"].sum()) == (3, pooled.set_index("layer").loc["1", "values"])
+
+
 def test_the_model_and_its_hooks_stay_as_they_were() -> None:
     net = convolutional()
     before = {name: value.clone() for name, value in net.state_dict().items()}

@@ -51,6 +51,7 @@ def csc(
     vectors: str = "gaussian",
     multiply: bool | None = None,
     baselines: Any = None,
+    per_image: bool = False,
 ) -> pd.DataFrame:
     r"""Return the cosine similarity convergence (CSC) of a method, layer by layer.
 
@@ -87,6 +88,8 @@ def csc(
         DeepLIFT): whether to compare the products, which the paper does and is the default, or what is multiplied.
     baselines : number or Tensor, optional
         For DeepLIFT, the reference input; by default zero.
+    per_image : bool, default False
+        Add rows for each image by itself, and a column `image` that numbers them from 0; it is "all" in the others.
 
     Returns
     -------
@@ -127,6 +130,7 @@ def csc(
     places = _Places(model, samples[:1], starts, layers)
     generators = {source: torch.Generator().manual_seed(seed) for source in starts}
     found: dict[tuple[str, str, str], _Distribution] = {}
+    single: list[dict[str, Any]] = []
     label = f"cosines of {sender.composite.name}"
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
         trace = sender.trace(x, places.recorded, baselines=references[number])
@@ -142,16 +146,27 @@ def csc(
             for layer in list(relevance):
                 products = InnerProducts.of(relevance.pop(layer), places.channel_dimension(layer))
                 for way in ways:
+                    cosines = products.absolute_cosines(way)
                     held = found.setdefault((source, way, layer), _Distribution(products.entries(way)))
-                    held.add(*products.absolute_cosines(way))
+                    held.add(*cosines)
+                    if per_image:
+                        alone = _Distribution(held.entries)
+                        alone.add(*cosines)
+                        single.append({"image": number, "start": source, "over": way, "layer": layer, **alone.row()})
     rows = [
-        {"start": source, "over": way, "layer": layer, **found[source, way, layer].row()}
+        {
+            **({"image": "all"} if per_image else {}),
+            "start": source,
+            "over": way,
+            "layer": layer,
+            **found[source, way, layer].row(),
+        }
         for source in starts
         for way in ways
         for layer in places.asked[source]
         if (source, way, layer) in found
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows + single)
 
 
 def chance_level(entries: int) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,7 @@ def curves(
     height: float = 3.6,
     limits: tuple[float, float] | None = None,
     columns: int = 5,
+    across: int | None = None,
 ) -> Picture:
     """Draw lines over named places, in one panel or several beside each other.
 
@@ -58,7 +60,7 @@ def curves(
     ----------
     panels : mapping from title to mapping from name to Curve
         A name that is a method's is written as figures write it. The same name has the same color, marker and line
-        in all panels.
+        in all panels, unless each panel has a legend of its own.
     places : sequence of str
         Along the horizontal axis, such as the names of layers.
     ylabel : str
@@ -67,11 +69,13 @@ def curves(
         A logarithmic vertical axis that ends at `floor`, for 1 − cosine.
     floor : float, default 1e-8
     height : float, default 3.6
-        Of the figure, in inches.
+        Of a row of panels, in inches.
     limits : (float, float), optional
         Of the vertical axis.
     columns : int, default 5
-        Of the legend.
+        Of the legend above all panels.
+    across : int, optional
+        Lay out the panels in rows of so many, each with a legend of its own. By default all stand in one row.
 
     Returns
     -------
@@ -89,49 +93,69 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(name for by_name in panels.values() for name in by_name))
     for by_name in panels.values():
         for name, curve in by_name.items():
             if len(curve.values) != len(places):
-                raise InputError(
-                    f"{name} has {len(curve.values)} values for {len(places)} places; allowed is one each."
-                )
-    loud = [n for n in names if not all(by[n].quiet for by in panels.values() if n in by)]
-    x = np.arange(len(places))
+                given = f"{name} has {len(curve.values)} values for {len(places)} places"
+                raise InputError(f"{given}; allowed is one each.")
+    names = list(dict.fromkeys(name for by_name in panels.values() for name in by_name))
+    groups = [panels] if across is None else [{title: by_name} for title, by_name in panels.items()]
+    wide = across or len(panels)
+    high = -(-len(panels) // wide)
     with style():
-        figure = Figure(figsize=(max(6.8, 3.4 * len(panels)), height))
-        axes = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-        drawn = {}
-        for axis, (title, by_name) in zip(axes, panels.items(), strict=True):
-            for name, curve in by_name.items():
-                look = _look(loud.index(name)) if name in loud else {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
-                shown, low, high = (
-                    None if v is None else np.maximum(np.asarray(v, float), floor if logarithmic else -np.inf)
-                    for v in (curve.values, curve.low, curve.high)
-                )
-                assert shown is not None
-                (drawn[name],) = axis.plot(x, shown, **look, ms=4, label=NAMES.get(name, name))
-                if low is not None and high is not None:
-                    axis.fill_between(x, low, high, color=drawn[name].get_color(), alpha=0.15, lw=0)
-            axis.set_title(title)
-            axis.set_xticks(x, places, rotation=90 if max(map(len, places)) > 3 else 0, fontsize=8)
-            axis.set_xlabel(xlabel)
-            if logarithmic:
-                axis.set_yscale("log")
-                axis.set_ylim(floor / 2, 2)
-            if limits:
-                axis.set_ylim(*limits)
-        axes[0].set_ylabel(ylabel)
-        handles = [drawn[n] for n in names]
-        figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2)
+        figure = Figure(figsize=(max(6.8, 3.4 * wide), height * high))
+        axes = figure.subplots(high, wide, squeeze=False, sharey=True, sharex=True)
+        free = iter(axes.flat)
+        for group in groups:
+            looks = _looks(group)
+            drawn: dict[str, Any] = {}
+            for title, by_name in group.items():
+                axis = next(free)
+                for name, curve in by_name.items():
+                    drawn[name] = _draw(axis, curve, name, looks[name], floor if logarithmic else -np.inf)
+                axis.set_title(title)
+                axis.set_xticks(range(len(places)), places, rotation=90 if max(map(len, places)) > 3 else 0, fontsize=8)
+                axis.tick_params(labelbottom=True)
+                axis.set_xlabel(xlabel)
+                if logarithmic:
+                    axis.set_yscale("log")
+                    axis.set_ylim(floor / 2, 2)
+                if limits:
+                    axis.set_ylim(*limits)
+            if across is not None:
+                axis.legend(handles=list(drawn.values()), loc="best", fontsize=7)
+        for axis in free:
+            axis.set_axis_off()
+        for row in axes:
+            row[0].set_ylabel(ylabel)
+        if across is None:
+            handles = [drawn[n] for n in names]
+            figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2)
         return render(figure, "png", f"plot of {ylabel}: {', '.join(NAMES.get(n, n) for n in names)}")
 
 
-def _look(number: int) -> dict[str, object]:
-    """Return color, marker and line of one curve: where the colors begin again, the line is another."""
-    return {
-        "color": f"C{number % 8}",
-        "marker": MARKERS[number % len(MARKERS)],
-        "ls": LINES[number // 8 % 4],
-        "lw": 1.4,
-    }
+def _draw(axis: Any, curve: Curve, name: str, look: dict[str, Any], least: float) -> Any:
+    shown, low, high = (
+        None if v is None else np.maximum(np.asarray(v, float), least) for v in (curve.values, curve.low, curve.high)
+    )
+    assert shown is not None
+    (line,) = axis.plot(np.arange(len(shown)), shown, **look, ms=4, label=NAMES.get(name, name))
+    if low is not None and high is not None:
+        axis.fill_between(np.arange(len(shown)), low, high, color=line.get_color(), alpha=0.15, lw=0)
+    return line
+
+
+def _looks(panels: Mapping[str, Mapping[str, Curve]]) -> dict[str, dict[str, Any]]:
+    """Return color, marker and line of each name; where the colors begin again, the line is another."""
+    found: dict[str, dict[str, Any]] = {}
+    loud = 0
+    for name, curve in ((n, c) for by_name in panels.values() for n, c in by_name.items()):
+        if name in found:
+            continue
+        if curve.quiet:
+            found[name] = {"color": "0.35", "ls": (0, (1, 1.5)), "lw": 1.2}
+            continue
+        marker, line = MARKERS[loud % len(MARKERS)], LINES[loud // 8 % len(LINES)]
+        found[name] = {"color": f"C{loud % 8}", "marker": marker, "ls": line, "lw": 1.4}
+        loud += 1
+    return found
