@@ -112,22 +112,23 @@ class Contender:
         Takes the network, the inputs and the targets, and returns the call that is timed.
     alters : bool, default False
         Whether what it builds leaves its mark on the network, so that the plain pass needs another one.
-    several_starts : bool, default False
-        Whether it is many starts against as many separate runs, and not a map against a plain pass.
+    kind : {"map", "starts", "csc"}, default "map"
+        A map against a plain pass, many starts at once against as many runs, or cosine similarity convergence against
+        a plain pass.
     """
 
     library: str
     formula: str
     build: Callable[[nn.Module, Tensor, Tensor], Call]
     alters: bool = False
-    several_starts: bool = False
+    kind: str = "map"
 
     @property
     def name(self) -> str:
         """What `--only` calls it."""
         if self.formula == PLAIN:
             return PLAIN
-        return f"{'starts' if self.several_starts else self.library}/{self.formula}"
+        return f"{self.library if self.kind == 'map' else self.kind}/{self.formula}"
 
 
 # The networks
@@ -213,6 +214,13 @@ def our_starts(name: str, model: nn.Module, x: Tensor, target: Tensor) -> Call:
     generator = torch.Generator().manual_seed(2)
     starts = torch.randn(STARTS, *output.shape, generator=generator).to(output)
     return Starts(_method(model, name), x, layers, starts)
+
+
+def our_convergence(name: str, model: nn.Module, x: Tensor, target: Tensor) -> Call:
+    """Return cosine similarity convergence from the logits to all layers, with `STARTS` vectors."""
+    import modbp
+
+    return lambda: modbp.metrics.csc(model, x, name, n_vectors=STARTS)
 
 
 # Captum
@@ -314,8 +322,12 @@ CONTENDERS = {
         _zennit("epsilon_gamma_box", "EpsilonGammaBox"),
         *(Contender("modbp", name, partial(ours, name)) for name in OURS),
         *(
-            Contender("modbp", name, partial(our_starts, name), several_starts=True)
+            Contender("modbp", name, partial(our_starts, name), kind="starts")
             for name in ("guided_backprop", "lrp_epsilon", "lrp_zplus")
+        ),
+        *(
+            Contender("modbp", name, partial(our_convergence, name), kind="csc")
+            for name in ("guided_backprop", "lrp_zplus")
         ),
     )
 }

@@ -212,6 +212,8 @@ def measure(options: dict[str, Any]) -> dict[str, Any]:
     reference = plain(network(options["network"]).to(device) if contender.alters else model, x, target)
     if isinstance(call, Starts):
         wrong, reference = starts_fault(call), call.separately
+    elif contender.kind == "csc":
+        wrong = None if found["median"].between(0, 1).all() else "a median is no cosine"
     else:
         wrong = fault(contender, found, start, reference)
     del found

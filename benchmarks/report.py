@@ -132,12 +132,15 @@ def tables(results: dict[str, Any]) -> str:
     rows: Rows = results["rows"]
     parts = ["<!-- Written by benchmarks/report.py. -->", describe(results)]
     for network in _values(rows, "network"):
-        chosen = [row for row in rows if row["network"] == network and not row["several_starts"]]
+        chosen = [row for row in rows if row["network"] == network and row["kind"] == "map"]
         parts += [f"**{NETWORK_LABELS[network]}**", methods_table(chosen)]
-    starts = [row for row in rows if row["several_starts"]]
-    if starts:
-        several = f"**{STARTS} start vectors to all convolutions at once**, as a multiple of {STARTS} separate runs"
-        parts += [several, starts_table(starts)]
+    for kind, title in (
+        ("starts", f"**{STARTS} start vectors to all convolutions at once**, as a multiple of {STARTS} separate runs"),
+        ("csc", f"**Cosine similarity convergence**, {STARTS} vectors to all layers, as a multiple of a plain pass"),
+    ):
+        found = [row for row in rows if row["kind"] == kind]
+        if found:
+            parts += [title, starts_table(found)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -147,7 +150,7 @@ def figure(results: dict[str, Any]) -> Any:
 
     from modbp import plot
 
-    rows: Rows = [row for row in results["rows"] if not row["several_starts"]]
+    rows: Rows = [row for row in results["rows"] if row["kind"] == "map"]
     networks, batches = _values(rows, "network"), _values(rows, "batch")
     formulas = [name for name in FORMULAS if name != PLAIN and any(row["formula"] == name for row in rows)]
     with plot.style():

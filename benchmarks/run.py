@@ -129,11 +129,11 @@ def row(name: str, request: dict[str, Any], found: dict[str, Any], plain_peak: i
         "name": name,
         "library": contender.library,
         "formula": contender.formula,
-        "several_starts": contender.several_starts,
+        "kind": contender.kind,
         "network": network,
         "batch": request["batch"],
     }
-    if not contender.several_starts:
+    if contender.kind == "map":
         result["least_products"] = FORMULAS[contender.formula].least(network)
         if plain_peak is not None and "peak_bytes" in found:
             result["extra_bytes"] = found["peak_bytes"] - plain_peak
