@@ -2,27 +2,53 @@
 
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.convergence import chance_level, csc
+from modbp.metrics.energy import column_energies
 from modbp.metrics.similarity import (
     correlation,
     cosine,
     high_pass,
     high_pass_correlation,
+    high_pass_share,
     pairwise_cosine,
     relative_difference,
+)
+from modbp.metrics.singular import (
+    effective_chain,
+    effective_matrix,
+    energy_rate,
+    interlayer_matrix,
+    layer_matrix,
+    neighbors,
+    random_directions,
+    randomized_layers,
+    rank_correlation,
+    shuffled_outputs,
 )
 from modbp.metrics.summary import Summary, summarize, summarize_each
 
 __all__ = [
     "Summary",
     "chance_level",
+    "column_energies",
     "correlation",
     "cosine",
     "csc",
+    "effective_chain",
+    "effective_matrix",
+    "energy_rate",
     "high_pass",
     "high_pass_correlation",
+    "high_pass_share",
+    "interlayer_matrix",
+    "layer_matrix",
+    "neighbors",
     "pairwise_cosine",
     "predicted_and_others",
+    "random_directions",
+    "randomized_layers",
+    "rank_correlation",
     "relative_difference",
+    "shuffled_outputs",
     "summarize",
     "summarize_each",
 ]

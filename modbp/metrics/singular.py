@@ -1,0 +1,384 @@
+r"""Matrices of a layer's backward pass, and how the leading singular vectors of neighboring layers fit.
+
+A layer with weight w (or pattern, or pattern times weight) hands relevance down with the matrix Z of shape
+(inputs, outputs). For a convolution there is no one small matrix; `layer_matrix` and `effective_matrix` offer those
+that one can write down. The algebra is in `modbp.theory.rank_one`.
+
+Source: Sixt, Granz and Landgraf (2020) for ratios of singular values at the center tap, as their public code takes
+them; the overlaps and the masks are ours (`book/rank-one.md`, Pattern methods).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import warnings
+import zlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from modbp.errors import InputError
+from modbp.metrics.convergence import chance_level
+from modbp.theory.rank_one import column_energy, column_sums
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TAPS = ("center", "sum", "all")
+
+
+def layer_matrix(weight: Tensor, taps: str = "center", grid: tuple[int, int] | None = None) -> Tensor:
+    r"""Return a matrix of a layer's backward pass, from its outputs down to its inputs.
+
+    Parameters
+    ----------
+    weight : Tensor, shape (outputs, inputs) or (outputs, inputs, height, width)
+        A layer's weight, its pattern, or their product.
+    taps : {"center", "sum", "all"}, default "center"
+        For a kernel: its center tap alone, as in the paper's code; the sum of its taps, which is what a signal meets
+        that is the same at all positions; or all taps below each other.
+    grid : (int, int), optional
+        For a dense layer behind a flattened map: the map's height and width. The layer is then a kernel of that size.
+
+    Returns
+    -------
+    Tensor of float64, shape (inputs, outputs), or (inputs × height × width, outputs) for all taps
+
+    Raises
+    ------
+    InputError
+        If the taps are unknown, or the weight has not two or four dimensions or does not fit the grid.
+
+    Examples
+    --------
+    >>> kernel = torch.arange(9.0).reshape(1, 1, 3, 3)
+    >>> [layer_matrix(kernel, taps).sum().item() for taps in TAPS], layer_matrix(kernel, "all").shape
+    ([4.0, 36.0, 36.0], torch.Size([9, 1]))
+    """
+    if taps not in TAPS:
+        raise InputError(f"taps is {taps!r}; allowed are {', '.join(TAPS)}.")
+    if weight.dim() not in (2, 4) or (
+        grid is not None and (weight.dim() != 2 or weight.shape[1] % (grid[0] * grid[1]))
+    ):
+        raise InputError(
+            f"weight has shape {tuple(weight.shape)}{f' for the grid {grid}' if grid else ''}; allowed are (outputs,"
+            " inputs), with a whole number of inputs per place of a grid, and (outputs, inputs, height, width)."
+        )
+    if weight.dim() == 2:
+        weight = weight.reshape(len(weight), -1, *(grid or (1, 1)))
+    weight = weight.double()
+    if taps == "all":
+        return weight.flatten(1).mT
+    if taps == "sum":
+        return weight.sum((2, 3)).mT
+    return weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2].mT
+
+
+def effective_matrix(
+    kernel: Tensor, active_inputs: Tensor, active_outputs: Tensor, position: tuple[int, int]
+) -> Tensor:
+    r"""Return what a convolution between two ReLUs does, at one position, to a signal that is the same around it.
+
+    .. math:: M_{io}=m_i(p)\sum_tw_{oi,t}\,m_o(p+c-t)
+
+    with the taps t, the center c, and the masks m of the units that are active. All taps take part, each with the mask
+    of the position that it comes from. Source: ours (rem-ratio).
+
+    Parameters
+    ----------
+    kernel : Tensor, shape (outputs, inputs, size, size)
+        Of odd size, stride 1 and padding `size // 2`.
+    active_inputs : Tensor, shape (inputs, height, width)
+        What is multiplied with what arrives: 1 where the ReLU below is open and 0 where it is not.
+    active_outputs : Tensor, shape (outputs, height, width)
+        The same for the ReLU behind the convolution.
+    position : (int, int)
+        p.
+
+    Returns
+    -------
+    Tensor of float64, shape (inputs, outputs)
+
+    Raises
+    ------
+    InputError
+        If a kernel's size is even, or the masks do not fit.
+
+    Examples
+    --------
+    >>> ones, kernel = torch.ones(1, 3, 3), torch.ones(1, 1, 3, 3)
+    >>> effective_matrix(kernel, ones, ones, (1, 1)), effective_matrix(kernel, ones, ones, (0, 0))
+    (tensor([[9.]], dtype=torch.float64), tensor([[4.]], dtype=torch.float64))
+    """
+    outputs, inputs, size, width = kernel.shape
+    if size != width or size % 2 == 0:
+        raise InputError(f"the kernel has size {size} × {width}; allowed are squares of odd size.")
+    if active_inputs.shape[0] != inputs or active_outputs.shape[0] != outputs:
+        raise InputError(
+            f"the masks have {active_inputs.shape[0]} and {active_outputs.shape[0]} channels; allowed are {inputs}"
+            f" and {outputs}, as the kernel has."
+        )
+    row, column = position
+    around = F.pad(active_outputs.double(), [size // 2] * 4)[:, row : row + size, column : column + size]
+    arriving = torch.einsum("oihw,ohw->io", kernel.double(), around.flip(1, 2))
+    return active_inputs[:, row, column].double()[:, None] * arriving
+
+
+def random_directions(matrix: Tensor, seed: int = 0) -> Tensor:
+    r"""Return a matrix with the same singular values and random singular vectors, uniform over all rotations.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (p, q)
+    seed : int, default 0
+
+    Returns
+    -------
+    Tensor of float64, shape (p, q)
+
+    Examples
+    --------
+    >>> drawn = random_directions(torch.diag(torch.tensor([3.0, 1.0])))
+    >>> torch.linalg.svdvals(drawn)
+    tensor([3.0000, 1.0000], dtype=torch.float64)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.linalg.svdvals(matrix.double())
+    left, right = (
+        torch.linalg.qr(torch.randn(n, len(values), generator=generator, dtype=torch.float64))[0] for n in matrix.shape
+    )
+    return left * values @ right.mT
+
+
+def shuffled_outputs(pattern: Tensor, seed: int = 0) -> Tensor:
+    """Return a layer's patterns in another order, so that every output has the pattern of some other one.
+
+    Parameters
+    ----------
+    pattern : Tensor, shape (outputs, ...)
+    seed : int, default 0
+
+    Returns
+    -------
+    Tensor, of the same shape
+
+    Examples
+    --------
+    >>> sorted(shuffled_outputs(torch.arange(5)).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    return pattern[torch.randperm(len(pattern), generator=torch.Generator().manual_seed(seed))]
+
+
+def interlayer_matrix(lower: Tensor, upper: Tensor) -> Tensor:
+    r"""Return the matrix between two neighbors, :math:`\Sigma_l^{1/2}V_l^\top U_{l+1}\Sigma_{l+1}^{1/2}`.
+
+    It holds both what the neighbors amplify and how their directions fit. The product of a chain is
+    :math:`U_1\Sigma_1^{1/2}\,(\prod_l\text{of these})\,\Sigma_n^{1/2}V_n^\top`. Source: Sixt et al. (2020), read in
+    their code.
+
+    Parameters
+    ----------
+    lower : Tensor, shape (p, q)
+    upper : Tensor, shape (q, r)
+
+    Returns
+    -------
+    Tensor, shape (min(p, q), min(q, r))
+
+    Examples
+    --------
+    >>> lower, upper = torch.diag(torch.tensor([4.0, 1.0])), torch.diag(torch.tensor([9.0, 1.0]))
+    >>> torch.linalg.svdvals(interlayer_matrix(lower, upper))
+    tensor([6., 1.])
+    """
+    _, below, right = torch.linalg.svd(lower, full_matrices=False)
+    left, above, _ = torch.linalg.svd(upper, full_matrices=False)
+    return below.sqrt()[:, None] * (right @ left) * above.sqrt()
+
+
+def neighbors(chain: Sequence[Tensor]) -> pd.DataFrame:
+    r"""Return, for each two neighbors of a chain, what their ratios and their overlap say about alignment.
+
+    Parameters
+    ----------
+    chain : sequence of Tensor
+        At least two matrices, from the input upwards.
+
+    Returns
+    -------
+    pandas.DataFrame
+        A row for each matrix. `ratio`: its first singular value over the second. For all but the top one also
+        `overlap`: κ of its leading right with the next one's leading left singular vector; `chance`: the median of κ
+        for unrelated vectors; `transmitted`: ratio × overlap, against 1; `interlayer`: the ratio of the
+        `interlayer_matrix`. They are NaN for the top one.
+
+    Examples
+    --------
+    >>> lower, upper = torch.diag(torch.tensor([4.0, 1.0])), torch.diag(torch.tensor([1.0, 9.0]))
+    >>> neighbors([lower, upper]).round(2).values.tolist()
+    [[4.0, 0.0, 0.71, 0.0, 1.5], [9.0, nan, nan, nan, nan]]
+    """
+    import pandas as pd
+
+    parts = [torch.linalg.svd(matrix, full_matrices=False) for matrix in chain]
+    rows = []
+    for (_, below, right), (left, above, _) in itertools.pairwise(parts):
+        overlap, ratio = float((right[0] @ left[:, 0]).abs()), float(below[0] / below[1])
+        between = torch.linalg.svdvals(below.sqrt()[:, None] * (right @ left) * above.sqrt())
+        rows.append((ratio, overlap, chance_level(right.shape[1]), ratio * overlap, float(between[0] / between[1])))
+    top = parts[-1][1]
+    rows.append((float(top[0] / top[1]), *[math.nan] * 4))
+    return pd.DataFrame(rows, columns=["ratio", "overlap", "chance", "transmitted", "interlayer"])
+
+
+def energy_rate(matrix: Tensor) -> Tensor:
+    r"""Return the energy of a matrix's columns over the square of their mean sum, :math:`t/\bar s^2`.
+
+    If all columns sum to 1 it is the energy t by which the squared norm of a zero-sum signal shrinks per factor
+    (thm-energy); for entries of mean μ and spread σ it is :math:`\sigma^2/(\mu^2p)` (law-rate). Below 1 a chain of
+    independent factors aligns. Columns that are zero throughout take no part. Source: ours.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (p, q)
+        With at least two columns that are not zero.
+
+    Returns
+    -------
+    Tensor, a number
+
+    Examples
+    --------
+    >>> energy_rate(torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])), energy_rate(torch.ones(3, 2))
+    (tensor(1.), tensor(0.))
+    """
+    alive = matrix[:, matrix.abs().sum(0) > 0]
+    return column_energy(alive) / column_sums(alive).mean() ** 2
+
+
+def effective_chain(kernels: Sequence[Tensor], active: Sequence[Tensor], position: tuple[float, float]) -> list[Tensor]:
+    """Return the effective matrices of convolutions at one place of the picture, from the input upwards.
+
+    Between two layers of different size the lower mask is pooled: an input is open if one of those is that its pool
+    looks at. The pools themselves are left out; they hand on what they receive to one of their inputs.
+
+    Parameters
+    ----------
+    kernels : sequence of Tensor, shape (outputs, inputs, size, size)
+        From the input upwards, as for `effective_matrix`.
+    active : sequence of Tensor, shape (channels, height, width)
+        Which units are active: of the input, and behind each convolution.
+    position : (float, float)
+        As shares of the height and the width, in [0, 1).
+
+    Returns
+    -------
+    list of Tensor
+
+    Raises
+    ------
+    InputError
+        If there is not one mask more than kernels.
+
+    Examples
+    --------
+    >>> kernel = torch.ones(1, 1, 3, 3)
+    >>> [m.item() for m in effective_chain([kernel] * 2, [torch.ones(1, s, s) for s in (8, 8, 4)], (0.5, 0.5))]
+    [9.0, 9.0]
+    """
+    if len(active) != len(kernels) + 1:
+        raise InputError(f"there are {len(active)} masks for {len(kernels)} kernels; allowed is one more than kernels.")
+    chain = []
+    for kernel, below, above in zip(kernels, active, active[1:], strict=False):
+        height, width = above.shape[1:]
+        below = F.adaptive_max_pool2d(below.double(), (height, width))
+        place = int(position[0] * height), int(position[1] * width)
+        chain.append(effective_matrix(kernel, below, above, place))
+    return chain
+
+
+def randomized_layers(model: nn.Module, layers: Sequence[str], seed: int = 0) -> nn.Module:
+    """Return a copy of a model in which some layers have new weights: Glorot uniform, and zero biases.
+
+    The draw of a layer depends on the seed and its name alone, so that what is drawn for few layers stays when more
+    are. Source: Sixt et al. (2020), read in their code, whose networks are initialized like that.
+
+    Parameters
+    ----------
+    model : nn.Module
+    layers : sequence of str
+        Names of linear layers and convolutions.
+    seed : int, default 0
+
+    Returns
+    -------
+    nn.Module
+        A copy; the model itself is left as it is.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or it has no weight.
+
+    Examples
+    --------
+    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
+    >>> drawn = randomized_layers(net, ["1"])
+    >>> bool((drawn[0].weight == net[0].weight).all()), bool((drawn[1].weight == net[1].weight).any())
+    (True, False)
+    """
+    result = copy.deepcopy(model)
+    modules = dict(result.named_modules())
+    for name in layers:
+        weight = getattr(modules.get(name), "weight", None)
+        if weight is None or weight.dim() < 2:
+            raise InputError(f"the layer {name!r} has no weight to draw; allowed are linear layers and convolutions.")
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        nn.init.xavier_uniform_(weight, generator=generator)
+        if modules[name].bias is not None:
+            nn.init.zeros_(modules[name].bias)
+    return result
+
+
+def rank_correlation(a: Tensor, b: Tensor) -> list[float]:
+    """Return Spearman's rank correlation of how large two maps are, pixel by pixel, for each sample.
+
+    The absolute values are added up over the channels first, so that signs do not count.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (batch, channels, height, width)
+
+    Returns
+    -------
+    list of float
+        In [-1, 1]; NaN where a map is constant.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> [round(r, 6) for r in rank_correlation(x, -(x**3))]
+    [1.0]
+    """
+    from scipy.stats import spearmanr
+
+    if a.shape != b.shape or a.dim() != 4:
+        raise InputError(
+            f"the maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are two equal ones, (batch, channels,"
+            " height, width)."
+        )
+    sizes = (m.detach().double().abs().sum(1).flatten(1).cpu().numpy() for m in (a, b))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of constant maps, which are NaN
+        return [float(spearmanr(x, y).statistic) for x, y in zip(*sizes, strict=True)]

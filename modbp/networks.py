@@ -1,0 +1,328 @@
+"""Small random networks for experiments, and ResNet-50.
+
+A walkthrough that varies depth, width or seed wants networks that are made in a moment and are known in full; the
+theorems about random layers speak of exactly these. All of them have the initialization of He et al. (2015,
+equation 10): weights from N(0, 2 / fan in), which keeps the size of a signal from one ReLU layer to the next.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modbp._torchvision import torchvision
+from modbp.errors import InputError, first_line
+from modbp.zoo import IMAGENET, RANDOM, imagenet_categories
+
+RESNET50_WEIGHTS = (RANDOM, IMAGENET)
+
+
+def random_mlp(
+    width: int,
+    depth: int,
+    inputs: int | None = None,
+    outputs: int | None = None,
+    bias: float = 0.0,
+    seed: int = 0,
+) -> nn.Sequential:
+    """Return a fully connected ReLU network with random weights, in eval mode.
+
+    Parameters
+    ----------
+    width : int
+        Neurons of each hidden layer.
+    depth : int
+        How many linear layers; each but the last has a ReLU behind it.
+    inputs, outputs : int, optional
+        How many there are; by default `width`.
+    bias : float, default 0.0
+        Standard deviation of the biases. The weights of a seed do not depend on it.
+    seed : int, default 0
+
+    Returns
+    -------
+    nn.Sequential
+        Linear layers `"0"`, `"2"`, ... with weights from N(0, 2 / fan in), and ReLUs `"1"`, `"3"`, ... between them.
+
+    Raises
+    ------
+    InputError
+        If a size is below 1, or the bias is negative or not finite.
+
+    Examples
+    --------
+    >>> random_mlp(width=16, depth=2, inputs=4, outputs=3)
+    Sequential(
+      (0): Linear(in_features=4, out_features=16, bias=True)
+      (1): ReLU()
+      (2): Linear(in_features=16, out_features=3, bias=True)
+    )
+    """
+    _check_sizes(width=width, depth=depth, inputs=inputs, outputs=outputs)
+    generator = _generator(seed)
+    _check_deviation("bias", bias)
+    sizes = [inputs or width, *[width] * (depth - 1), outputs or width]
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        layers += [_he_linear(fan_in, fan_out, generator, bias=bias), nn.ReLU()]
+    return nn.Sequential(*layers[:-1]).eval()
+
+
+class ResidualBlock(nn.Module):
+    r"""A residual block of two linear layers, :math:`h\mapsto[h+W_2[W_1h+b_1]^++b_2]^+`.
+
+    Parameters
+    ----------
+    first, second : nn.Linear
+        :math:`W_1` and :math:`W_2`; the second has as many outputs as the first has inputs.
+
+    Examples
+    --------
+    >>> block = ResidualBlock(nn.Linear(4, 4), nn.Linear(4, 4))
+    >>> _ = nn.init.zeros_(block.second.weight), nn.init.zeros_(block.second.bias)
+    >>> block(torch.tensor([[1.0, 2.0, -3.0, 0.0]])).tolist()
+    [[1.0, 2.0, 0.0, 0.0]]
+    """
+
+    def __init__(self, first: nn.Linear, second: nn.Linear) -> None:
+        super().__init__()
+        self.first, self.second = first, second
+        self.inner, self.outer = nn.ReLU(), nn.ReLU()
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Return the block's activation, of the shape of its input."""
+        branch: Tensor = self.second(self.inner(self.first(h)))
+        return self.outer(h + branch)
+
+
+class ResidualMLP(nn.Module):
+    """A fully connected residual network: a ReLU layer, blocks, and a linear layer.
+
+    Parameters
+    ----------
+    stem : nn.Sequential
+        From the input to the first activation, which is the input of the first block.
+    blocks : sequence of ResidualBlock
+    head : nn.Linear
+        From the last block to the output.
+
+    Examples
+    --------
+    >>> network = residual_mlp(width=8, blocks=2, seed=1)
+    >>> [name for name, _ in network.named_children()], len(network.blocks)
+    (['stem', 'blocks', 'head'], 2)
+    """
+
+    def __init__(self, stem: nn.Sequential, blocks: list[ResidualBlock], head: nn.Linear) -> None:
+        super().__init__()
+        self.stem, self.blocks, self.head = stem, nn.Sequential(*blocks), head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the outputs, shape (batch, outputs), for inputs of shape (batch, inputs)."""
+        return self.head(self.blocks(self.stem(x)))
+
+
+def residual_mlp(
+    width: int = 256,
+    blocks: int = 8,
+    inputs: int | None = None,
+    outputs: int = 10,
+    bias: float = 0.0,
+    seed: int = 0,
+    branch_scale: float = 1.0,
+) -> ResidualMLP:
+    r"""Return a fully connected residual network with random weights, in eval mode.
+
+    Parameters
+    ----------
+    width : int, default 256
+        Neurons of each layer.
+    blocks : int, default 8
+    inputs : int, optional
+        How many there are; by default `width`.
+    outputs : int, default 10
+    bias : float, default 0.0
+        Standard deviation of the biases. The weights of a seed do not depend on it.
+    seed : int, default 0
+    branch_scale : float, default 1.0
+        What the second layer of each block is multiplied by. With 1 a block about doubles the mean square of its
+        input, and most relevance takes the branches; with :math:`1/\sqrt{\text{blocks}}` the activations keep their
+        size at any depth, and most relevance takes the skip connections.
+
+    Returns
+    -------
+    ResidualMLP
+        With the modules `stem` (its output is the input of the first block), `blocks.0`, `blocks.1`, ... and `head`.
+
+    Raises
+    ------
+    InputError
+        If a size is below 1, or the bias or the scale is negative or not finite.
+
+    Examples
+    --------
+    >>> residual_mlp(width=16, blocks=3, inputs=4)(torch.ones(2, 4)).shape
+    torch.Size([2, 10])
+    """
+    _check_sizes(width=width, blocks=blocks, inputs=inputs, outputs=outputs)
+    generator = _generator(seed)
+    _check_deviation("bias", bias)
+    _check_deviation("branch_scale", branch_scale)
+    stem = nn.Sequential(_he_linear(inputs or width, width, generator, bias=bias), nn.ReLU())
+    made = [
+        ResidualBlock(
+            _he_linear(width, width, generator, bias=bias),
+            _he_linear(width, width, generator, bias=bias, scale=branch_scale),
+        )
+        for _ in range(blocks)
+    ]
+    return ResidualMLP(stem, made, _he_linear(width, outputs, generator, bias=bias)).eval()
+
+
+def resnet50(weights: str = RANDOM, seed: int = 0, calibrate: Tensor | None = None) -> Any:
+    """Load torchvision's ResNet-50 in eval mode.
+
+    Parameters
+    ----------
+    weights : {"random", "imagenet"}, default "random"
+        `"random"`: weights from N(0, 2 / fan in), zero biases, and batch norms that do nothing until they are
+        calibrated. `"imagenet"`: torchvision's IMAGENET1K_V1, downloaded where it is not in the cache.
+    seed : int, default 0
+        For `"random"`.
+    calibrate : Tensor, shape (images, 3, height, width), optional
+        For `"random"`: inputs whose means and variances the batch norms then subtract and divide by. Without them the
+        activations of a random network grow from block to block by a factor that no trained network has. In float64
+        they return a network in float64.
+
+    Returns
+    -------
+    nn.Module
+        With the attributes `transform` (PIL image to input tensor, shape (3, 224, 224)), `categories` (names of the
+        1000 classes), `imagenet_classes` (their numbers) and `source` (which weights these are), as `modbp.zoo.load`.
+
+    Raises
+    ------
+    InputError
+        If the weights are unknown, trained ones are to be calibrated, the inputs have another shape, or there is no
+        network to download from.
+
+    Examples
+    --------
+    >>> network = resnet50(calibrate=torch.rand(2, 3, 64, 64))
+    >>> network.source, bool(network.layer1[0].bn1.running_mean.abs().max() > 0)
+    ('random (seed 0)', True)
+    """
+    if weights not in RESNET50_WEIGHTS:
+        raise InputError(f"weights is {weights!r}; allowed are {', '.join(RESNET50_WEIGHTS)}.")
+    generator = _generator(seed)
+    if calibrate is not None and weights != RANDOM:
+        raise InputError(f"weights is {weights!r} with inputs to calibrate; allowed with them is {RANDOM}.")
+    if calibrate is not None and (_last_positions(calibrate) < 2 or not calibrate.is_floating_point()):
+        raise InputError(
+            f"calibrate is {calibrate.dtype} of shape {tuple(calibrate.shape)}; allowed are floating-point tensors of"
+            " shape (images, 3, height, width), with two images or one of more than 32 pixels, so that the last batch"
+            " norm has a variance."
+        )
+    resnet = torchvision().models.resnet
+    trained = resnet.ResNet50_Weights.IMAGENET1K_V1
+    with torch.device("meta"):  # draws nothing, so that nobody's random numbers change
+        network = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3])
+    if weights == IMAGENET:
+        network.load_state_dict(_download(trained), assign=True)
+    else:
+        network.to_empty(device="cpu")
+        _initialize(network, generator)
+        if calibrate is not None:
+            _calibrate(network.to(calibrate.dtype), calibrate)
+    network.transform = trained.transforms()
+    network.categories = imagenet_categories()
+    network.imagenet_classes = list(range(len(network.categories)))
+    network.source = weights if weights == IMAGENET else f"{RANDOM} (seed {seed})"
+    return network.eval()
+
+
+def _he_linear(
+    fan_in: int, fan_out: int, generator: torch.Generator, *, bias: float = 0.0, scale: float = 1.0
+) -> nn.Linear:
+    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    with torch.no_grad():
+        layer.weight.copy_(scale * math.sqrt(2 / fan_in) * torch.randn(fan_out, fan_in, generator=generator))
+        layer.bias.copy_(bias * torch.randn(fan_out, generator=generator))
+    return layer
+
+
+def _initialize(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights from N(0, 2 / fan in), and reset biases and batch norms."""
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                fan_in = module.weight[0].numel()
+                module.weight.copy_(math.sqrt(2 / fan_in) * torch.randn(module.weight.shape, generator=generator))
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, nn.BatchNorm2d):
+                module.reset_parameters()  # and its running statistics
+
+
+def _calibrate(network: nn.Module, inputs: Tensor) -> None:
+    """Set the statistics of the batch norms to those of the inputs, of each behind the norms before it."""
+
+    def adopt(norm: nn.BatchNorm2d, arguments: tuple[Tensor]) -> None:
+        variance, mean = torch.var_mean(arguments[0], dim=(0, 2, 3), correction=0)
+        norm.running_mean, norm.running_var = mean, variance
+
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    hooks = [norm.register_forward_pre_hook(adopt) for norm in norms]
+    with torch.no_grad():
+        network.eval()(inputs)
+    for hook in hooks:
+        hook.remove()
+
+
+def _last_positions(inputs: Tensor) -> int:
+    """Return how many values of a channel the last stage has, where 32 pixels have become one; 0 for no images."""
+    if inputs.dim() != 4 or inputs.shape[1] != 3:
+        return 0
+    images, _, height, width = inputs.shape
+    return images * math.ceil(height / 32) * math.ceil(width / 32)
+
+
+def _download(weights: Any) -> Mapping[str, Tensor]:
+    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+    try:
+        return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
+    except Exception as error:  # a download and the readers of a damaged file raise many types
+        if file.exists():
+            raise InputError(
+                f"the weights file '{file}' is damaged ({first_line(error)}); delete it, so that it is downloaded"
+                " again."
+            ) from None
+        reason = first_line(getattr(error, "reason", error))
+        raise InputError(
+            f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
+            f" ({reason}); allowed are a network connection, the file put there by hand, or weights='random'."
+        ) from None
+
+
+def _check_sizes(**sizes: int | None) -> None:
+    for name, size in sizes.items():
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise InputError(f"{name} is {size!r}; allowed are whole numbers from 1 upwards.")
+
+
+def _check_deviation(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise InputError(f"{name} is {value!r}; allowed are finite numbers from 0 upwards.")
+
+
+def _generator(seed: int) -> torch.Generator:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
+    return torch.Generator().manual_seed(seed)
