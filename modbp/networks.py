@@ -1,4 +1,4 @@
-"""Small random networks for experiments, and ResNet-50.
+"""Small random networks for experiments, ResNet-50, and controls without what was learned.
 
 A walkthrough that varies depth, width or seed wants networks that are made in a moment and are known in full; the
 theorems about random layers speak of exactly these. All of them have the initialization of He et al. (2015,
@@ -7,6 +7,7 @@ equation 10): weights from N(0, 2 / fan in), which keeps the size of a signal fr
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Mapping
@@ -326,3 +327,37 @@ def _generator(seed: int) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
     return torch.Generator().manual_seed(seed)
+
+
+def shuffled_weights(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Return a copy of a model in which the entries of each weight of a convolution have changed places at random.
+
+    It has the same numbers and none of their structure: what a measure still finds in it does not come from what the
+    layers have learned of each other.
+
+    Parameters
+    ----------
+    model : nn.Module
+    seed : int, default 0
+
+    Returns
+    -------
+    nn.Module
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3))
+    >>> shuffled = shuffled_weights(net)
+    >>> torch.equal(shuffled[0].weight.sort().values, net[0].weight.sort().values)
+    False
+    >>> torch.equal(shuffled[0].weight.flatten().sort().values, net[0].weight.flatten().sort().values)
+    True
+    """
+    generator = _generator(seed)
+    shuffled = copy.deepcopy(model)
+    for module in shuffled.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            flat = module.weight.data.flatten()
+            order = torch.randperm(len(flat), generator=generator).to(flat.device)
+            module.weight.data = flat[order].reshape(module.weight.shape)
+    return shuffled

@@ -244,3 +244,17 @@ def test_bad_arguments_are_named_before_any_work(make: Any, message: str, monkey
     with pytest.raises(InputError) as refused:
         make()
     assert str(refused.value).startswith(message)
+
+
+def test_shuffled_weights_keep_the_numbers_and_lose_their_places() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    first, again, other = (networks.shuffled_weights(net, seed) for seed in (0, 0, 1))
+    for name, value in before.items():
+        assert torch.equal(net.state_dict()[name], value), "the model itself stays as it was"
+        assert torch.equal(first.state_dict()[name], again.state_dict()[name])
+        assert torch.equal(first.state_dict()[name].flatten().sort().values, value.flatten().sort().values)
+        moved = not torch.equal(first.state_dict()[name], value)
+        assert moved == (name in ("0.weight", "2.weight")), name
+    assert not torch.equal(first[0].weight, other[0].weight)

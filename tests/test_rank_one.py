@@ -618,6 +618,14 @@ def test_within_a_cone_ratios_multiply(seed: int, ratio: float, part: float, len
     assert found <= rank_one.cone_bound(ratio, math.cos(angle), length) * (1 + 1e-9)
 
 
+@settings(deadline=None)
+@given(SEEDS)
+def test_the_overlap_of_rank_one_factors_is_a_cosine(seed: int) -> None:
+    u, v, x, y = (normal(size, seed=seed + i) for i, size in enumerate((3, 4, 4, 5)))
+    overlap = rank_one.leading_overlap(torch.outer(u, v), torch.outer(x, y))
+    assert float(overlap) == pytest.approx(abs(cosine(v, x)), abs=1e-9)
+
+
 def test_ratios_alone_prove_nothing() -> None:
     """Two factors of ratio 4 each, whose leading vectors are orthogonal: the product has the ratio 1."""
     chain = [torch.diag(torch.tensor([4.0, 1.0])), torch.diag(torch.tensor([1.0, 4.0]))]

@@ -100,6 +100,26 @@ def test_pattern_attribution_frozen_is_pattern_net_with_the_product() -> None:
     assert torch.equal(modbp.make("pattern_net", net, patterns=AW).attribute(x, 1), expected)
 
 
+def test_the_mean_active_input() -> None:
+    torch.manual_seed(10)
+    net = nn.Sequential(nn.Conv2d(2, 3, 3, bias=False), nn.ReLU())
+    x = torch.randn(4, 2, 3, 3)
+    y = net[0](x).flatten(1)
+    found = metrics.mean_active_input(patterns.PatternEstimator(net).update(x).sums["0"])
+    means = [x[y[:, o] > 0, :, 1, 1].mean(0) for o in range(3) if (y[:, o] > 0).any()]
+    assert torch.allclose(found, torch.stack(means).mean(0).double(), atol=1e-6)
+
+
+def test_the_leading_cosine() -> None:
+    Z = chain_of([5, 4], seed=11)[0]
+    u = torch.from_numpy(scipy.linalg.svd(Z.numpy())[0][:, 0].copy())
+    v = torch.randn(5, dtype=torch.float64)
+    v = v - (v @ u) * u
+    assert metrics.leading_cosine(Z, -3 * u).item() == pytest.approx(1)
+    assert metrics.leading_cosine(Z, v).item() == pytest.approx(0, abs=1e-12)
+    assert metrics.leading_cosine(Z, u + v / v.norm()).item() == pytest.approx(0.5**0.5)
+
+
 # Chains
 
 
@@ -191,6 +211,8 @@ def test_layers_get_new_weights_and_the_model_keeps_its_own() -> None:
     for layer, fans in ((more[0], (3 + 8) * 9), (more[3], 8 + 5)):
         bound = (6 / fans) ** 0.5
         assert 0.8 * bound < float(layer.weight.detach().abs().max()) <= bound
+    twins = metrics.randomized_layers(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), ["0", "1"])
+    assert not torch.equal(twins[0].weight, twins[1].weight)
     other = metrics.randomized_layers(net, ["4"], seed=2)
     assert not torch.equal(some[4].weight, other[4].weight)
 

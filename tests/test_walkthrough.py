@@ -192,8 +192,9 @@ def test_judge_refuses_what_was_not_announced() -> None:
         begun.judge("N1", {"x": (1.0, 0.0)})
     with pytest.raises(InputError, match=r"spread is -0\.1"):
         begun.judge("N1", {N1: (0.0, -0.1)})
+    bare = next(claim.id for claim in claims.LEDGER.values() if not claim.predictions)
     with pytest.raises(InputError, match="predicts no number yet"):
-        page(ids=("S1",)).judge("S1", {})
+        page(ids=(bare,)).judge(bare, {})
 
 
 def test_close_wants_a_verdict_on_every_claim(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from modbp.errors import InputError
 from modbp.metrics.convergence import chance_level
+from modbp.patterns import Sums
 from modbp.theory.rank_one import column_energy, column_sums
 
 if TYPE_CHECKING:
@@ -233,8 +234,56 @@ def neighbors(chain: Sequence[Tensor]) -> pd.DataFrame:
         between = torch.linalg.svdvals(below.sqrt()[:, None] * (right @ left) * above.sqrt())
         rows.append((ratio, overlap, chance_level(right.shape[1]), ratio * overlap, float(between[0] / between[1])))
     top = parts[-1][1]
-    rows.append((float(top[0] / top[1]), *[math.nan] * 4))
+    rows.append((float(top[0] / top[1]), math.nan, math.nan, math.nan, math.nan))
     return pd.DataFrame(rows, columns=["ratio", "overlap", "chance", "transmitted", "interlayer"])
+
+
+def mean_active_input(sums: Sums) -> Tensor:
+    r"""Return the mean input of a layer at its center tap, over the samples that count in the fit of its patterns.
+
+    Behind a ReLU these are, for each output, the samples that activate it; the outputs' means are averaged.
+    Source: ours.
+
+    Parameters
+    ----------
+    sums : Sums
+        Of `modbp.patterns.PatternEstimator.sums`.
+
+    Returns
+    -------
+    Tensor of float64, shape (inputs,)
+
+    Examples
+    --------
+    >>> from modbp.patterns import PatternEstimator
+    >>> estimator = PatternEstimator(torch.nn.Linear(2, 3))
+    >>> mean_active_input(estimator.update(torch.tensor([[1.0, 4.0], [3.0, 0.0]])).sums[""])
+    tensor([2., 2.], dtype=torch.float64)
+    """
+    seen = sums.count > 0
+    means = sums.x[seen].flatten(1) / sums.count[seen, None]
+    return layer_matrix(means.reshape(-1, *sums.x.shape[1:])).mean(1)
+
+
+def leading_cosine(matrix: Tensor, direction: Tensor) -> Tensor:
+    """Return the absolute cosine between what a matrix sends down most strongly and a given direction.
+
+    Parameters
+    ----------
+    matrix : Tensor, shape (p, q)
+    direction : Tensor, shape (p,)
+
+    Returns
+    -------
+    Tensor, a number in [0, 1]
+
+    Examples
+    --------
+    >>> leading_cosine(torch.diag(torch.tensor([1.0, 2.0])), torch.tensor([3.0, 4.0]))
+    tensor(0.8000)
+    """
+    left, _, _ = torch.linalg.svd(matrix, full_matrices=False)
+    return (left[:, 0] @ direction).abs() / direction.norm()
 
 
 def energy_rate(matrix: Tensor) -> Tensor:
