@@ -11,6 +11,7 @@ from typing import Any
 from modbp.errors import InputError
 from modbp.rules import (
     AlphaBeta,
+    Clipped,
     Contrast,
     Deconvolution,
     DecoupledCode,
@@ -432,23 +433,68 @@ def epsilon_gamma_box(
     return _dense_and_convolution("epsilon_gamma_box", Epsilon(epsilon), convolution, batch_norm, first=ZBox(low, high))
 
 
-def sixt_composite(alpha: float = 1.0, epsilon: float = 1e-10) -> Composite:
-    """Return a composite of Sixt et al. (2020) as their code runs it: LRP-ε in dense layers, αβ in all others.
+SIXT_CLIP = (0.0, 1000.0)
+"""What the code of Sixt et al. (2020) clips relevance to at the additions of a residual network."""
 
-    Their two are α = 1 and α = 2. Biases stay in the denominators, batch norm is an affine layer of its own, sums have
-    the αβ rule too (their code also clips relevance to [0, 1000] there, which this does not), average pools LRP-0.
+
+def sixt_alpha_beta(alpha: float = 1.0, clip: bool | tuple[float, float] = True) -> Composite:
+    """Return LRP-αβ everywhere as the code of Sixt et al. (2020) runs it.
+
+    Theirs are α = 1, 2 and 5. Biases stay in the denominators, batch norm is an affine layer of its own, average pools
+    have LRP-0; sums have the αβ rule too, and clip what it hands down to [0, 1000].
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        β is α − 1.
+    clip : bool or (float, float), default True
+        Whether relevance is clipped to [0, 1000] at sums, the additions of a residual network, so that none of it is
+        negative there, whatever α is; or other bounds.
 
     Examples
     --------
-    >>> sixt_composite(2).rule_for("sum")
+    >>> sixt_alpha_beta(5).rule_for("sum")
+    Clipped(rule=AlphaBeta(alpha=5, beta=4, bias='included'), low=0.0, high=1000.0)
+    >>> sixt_alpha_beta(5, clip=False).rule_for("sum"), sixt_alpha_beta(5).rule_for("linear")
+    (AlphaBeta(alpha=5, beta=4, bias='included'), AlphaBeta(alpha=5, beta=4, bias='included'))
+    """
+    rule = AlphaBeta(alpha, bias="included")
+    return _as_sixt(f"sixt_alpha{rule.alpha:g}_beta{rule.beta:g}", rule, rule, clip)
+
+
+def sixt_composite(alpha: float = 1.0, epsilon: float = 1e-10, clip: bool | tuple[float, float] = True) -> Composite:
+    """Return a composite of Sixt et al. (2020) as their code runs it: LRP-ε in dense layers, αβ in all others.
+
+    Their two are α = 1 and α = 2. Biases, batch norms, average pools and sums are treated as in `sixt_alpha_beta`.
+
+    Parameters
+    ----------
+    alpha : float, default 1.0
+        β is α − 1.
+    epsilon : float, default 1e-10
+    clip : bool or (float, float), default True
+        Whether relevance is clipped to [0, 1000] at sums; or other bounds.
+
+    Examples
+    --------
+    >>> sixt_composite(2).rule_for("linear")
+    Epsilon(epsilon=1e-10, bias='included')
+    >>> sixt_composite(2, clip=False).rule_for("sum")
     AlphaBeta(alpha=2, beta=1, bias='included')
     """
+    return _as_sixt(f"sixt_composite_alpha{alpha:g}", AlphaBeta(alpha, bias="included"), Epsilon(epsilon), clip)
+
+
+def _as_sixt(name: str, rule: AlphaBeta, dense: Any, clip: bool | tuple[float, float]) -> Composite:
+    """Return a rule for all but dense layers and average pools, clipped at sums or not."""
+    bounds = SIXT_CLIP if clip is True else clip
     rules = {
-        "affine": AlphaBeta(alpha, bias="included"),
-        "linear": Epsilon(epsilon),
+        "affine": rule,
+        "linear": dense,
         "average_pool": Epsilon(0.0),
+        "sum": Clipped(rule, *bounds) if bounds else rule,
     }
-    return Composite(f"sixt_composite_alpha{alpha:g}", rules, batch_norm="affine", start="logit")
+    return Composite(name if bounds else f"{name}_unclipped", rules, batch_norm="affine", start="logit")
 
 
 def pattern_net(patterns: Mapping[str, Any]) -> Composite:

@@ -1,10 +1,12 @@
 """Backward rules: one rule is one small class whose body reads like its formula.
 
 Read them in this order: `relu` (what becomes of a signal that crosses a rectifier), `affine` (what a layer is to a
-rule), `relevance` (LRP and its relatives), `pattern` (PatternNet and PatternAttribution), `deeplift`.
+rule), `relevance` (LRP and its relatives), `clip` (a bound on what they hand down),
+`pattern` (PatternNet and PatternAttribution), `deeplift`.
 """
 
 from modbp.rules.affine import AffineLayer
+from modbp.rules.clip import Clipped, rectified_cosine
 from modbp.rules.deeplift import DecoupledCode, DecoupledText, Linear, Rescale, RevealCancel
 from modbp.rules.pattern import PatternAttribution, PatternNet, Transposed
 from modbp.rules.relevance import (
@@ -24,6 +26,7 @@ from modbp.rules.relu import Deconvolution, GuidedBackprop, Pass, RectGrad, ReLU
 __all__ = [
     "AffineLayer",
     "AlphaBeta",
+    "Clipped",
     "Contrast",
     "Deconvolution",
     "DecoupledCode",
@@ -46,4 +49,5 @@ __all__ = [
     "WSquare",
     "ZBox",
     "ZPlus",
+    "rectified_cosine",
 ]
