@@ -52,7 +52,7 @@ def test_a_random_network_and_two_photographs(folder: Path, capfd: pytest.Captur
     assert record["ratios_center"]["1"][0]["weight"] == record["ratios_center"]["2"][0]["weight"]
     assert max(record["ratios_center"]["2"][0]["weight"][1:]) < 1.5
 
-    methods = {"gradient", "pattern_attribution", "pattern_net", "patterns shuffled"}
+    methods = {"gradient", "pattern_attribution", "pattern_net", "patterns of other photographs", "patterns shuffled"}
     assert set(record["median_cosine"]) == set(record["undefined"]) == methods
     for ways in record["median_cosine"].values():
         for (column,) in (ways["position"], ways["map"]):
