@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -58,29 +60,30 @@ def activation_points(
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     args = (*(inputs if isinstance(inputs, tuple) else (inputs,)), *(() if additional_forward_args is None else extra))
     try:
-        walk = _Walk(whole, lambda: _without_numbers(whole, args))
+        walk = _Walk(*_without_numbers(whole, args))
     except Exception:  # whatever a model does that needs numbers; then it really runs, and says what it has to say
-        walk = _Walk(whole, lambda: whole(*(a.clone() if isinstance(a, Tensor) else a for a in args)))
+        walk = _Walk(whole, tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
     return walk.points()
 
 
 class _Walk:
     """Notes which module directly receives what the newest layer with weights has made."""
 
-    def __init__(self, model: nn.Module, run: Callable[[], Any]) -> None:
+    def __init__(self, model: nn.Module, args: tuple[Any, ...]) -> None:
         self.names = {module: name for name, module in model.named_modules()}
         self.calls: Counter[str] = Counter()
         self.found: list[tuple[tuple[str, int], tuple[str, int]]] = []  # calls of a layer, and of its activation
         self._newest: Any = None
+        self._thread = threading.get_ident()
         handle = nn.modules.module.register_module_forward_hook(self._leave)
         try:
             with torch.no_grad():
-                run()
+                model(*args)
         finally:
             handle.remove()
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module not in self.names:
+        if module not in self.names or threading.get_ident() != self._thread:
             return
         name = self.names[module]
         call = (name, self.calls[name])
@@ -99,7 +102,8 @@ class _Walk:
         return f"{name}:{call}" if self.calls[name] > 1 else name
 
 
-def _without_numbers(model: nn.Module, args: tuple[Any, ...]) -> Any:
-    """Run a model on shapes alone, which takes no time."""
-    tensors = {name: t.to("meta") for name, t in (*model.named_parameters(), *model.named_buffers())}
-    return torch.func.functional_call(model, tensors, tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args))
+def _without_numbers(model: nn.Module, args: tuple[Any, ...]) -> tuple[nn.Module, tuple[Any, ...]]:
+    """Return a copy of the model, and its inputs, that have shapes and no numbers: it runs in no time."""
+    shapes: dict[int, Any] = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in model.parameters()}
+    shapes |= {id(b): b.to("meta") for b in model.buffers()}
+    return copy.deepcopy(model, shapes), tuple(a.to("meta") if isinstance(a, Tensor) else a for a in args)

@@ -77,6 +77,6 @@ def test_the_papers_protocol_says_its_cost_before_it_starts() -> None:
     """The cell that prints the minutes stands before the one that measures, and times one run for it."""
     cells = [c.source for c in nbformat.read(notebooks.find(NAME), 4).cells if c.cell_type == "code"]
     cost = next(k for k, source in enumerate(cells) if "minutes on this machine" in source)
-    work = next(k for k, source in enumerate(cells) if source.startswith("found = {"))
+    work = next(k for k, source in enumerate(cells) if "found = dict(" in source)
     assert cost < work
     assert "if chosen.paper_protocol:" in "".join(cells[:cost])

@@ -573,8 +573,7 @@ def test_a_window_as_long_as_the_series_is_refused() -> None:
 
 
 def test_reveal_cancel_multipliers_have_a_positive_mean() -> None:
-    """Law law-reveal-cancel: the definition inserted, t = ½ whatever the width."""
-    assert rank_one.reveal_cancel_energy(rank_one.effective_width(300), 300) == pytest.approx(0.5)
+    """Law law-reveal-cancel, part (1): the definition inserted."""
     n = 300
     a, weight = normal(n, seed=1).clamp(min=0), normal(4000, n, seed=2)
     plus, minus = (a * weight.clamp(min=0)).sum(1), -(a * weight.clamp(max=0)).sum(1)
@@ -584,6 +583,26 @@ def test_reveal_cancel_multipliers_have_a_positive_mean() -> None:
     assert (up - down >= -1e-12).all()
     measured = float((up - down).mean())
     assert measured == pytest.approx(float(rank_one.participation_ratio(a)) ** -0.5, rel=0.15)
+
+
+def test_reveal_cancel_halves_the_energy_beside_what_it_conserves() -> None:
+    """Law law-reveal-cancel, parts (2) and (3): aᵀm stays to rounding, and an unrelated m keeps half of its energy."""
+    n = 2000
+    a, weight = normal(n, seed=1).clamp(min=0), normal(n, n, seed=2) * math.sqrt(2 / n)  # from input to output
+    plus, minus = weight.clamp(min=0).T @ a, -(weight.clamp(max=0).T @ a)
+    active = plus > minus
+    up = torch.where(active, 1 - minus / (2 * plus), torch.full_like(plus, 0.5))
+    down = torch.where(active, torch.full_like(plus, 0.5), plus / (2 * minus))
+    above = (plus - minus).clamp(min=0)
+    m = normal(n, seed=3)
+    # No input has a negative difference; where it is zero both parts count half.
+    signed, absolute = weight @ (m * (up + down) / 2), weight.abs() @ (m * (up - down) / 2)
+    below = signed + torch.where(a > 0, absolute, torch.zeros_like(a))
+    assert float(a @ below) == pytest.approx(float(above @ m), rel=1e-9)
+    rest = below - (a @ below) / (a @ a) * a
+    before = m - (above @ m) / (above @ above) * above
+    kept = float((rest @ rest) / (before @ before)) / float((above @ above) / (a @ a)) ** -1
+    assert kept == pytest.approx(rank_one.REVEAL_CANCEL_ENERGY, rel=0.1)
 
 
 # Singular values

@@ -23,6 +23,7 @@ from modbp.theory.rank_one.counterexamples import (
 from modbp.theory.rank_one.signed import (
     MEAN_CONSTANT,
     MEDIAN_CONSTANT,
+    REVEAL_CANCEL_ENERGY,
     alpha_beta_energy,
     alpha_boundary,
     column_energy,
@@ -36,7 +37,6 @@ from modbp.theory.rank_one.signed import (
     median_law,
     participation_ratio,
     rate_of_median,
-    reveal_cancel_energy,
     second_moments,
 )
 from modbp.theory.rank_one.singular import (
@@ -71,6 +71,7 @@ __all__ = [
     "COUNTEREXAMPLE_3",
     "MEAN_CONSTANT",
     "MEDIAN_CONSTANT",
+    "REVEAL_CANCEL_ENERGY",
     "SERIES",
     "VGG16_WIDTHS",
     "Series",
@@ -109,7 +110,6 @@ __all__ = [
     "rate_of_median",
     "ratio_bound",
     "residual_matrix",
-    "reveal_cancel_energy",
     "scaled_chain",
     "second_moments",
     "sign_flips",

@@ -27,6 +27,11 @@ QUANTILES = 512
 """Over how many quantiles of a start vector's sum `median_law` takes its median."""
 
 
+REVEAL_CANCEL_ENERGY = 0.5
+"""What DeepLIFT RevealCancel with zero biases and reference leaves of a difference's energy per layer, in a wide random
+ReLU network of any width. Source: ours, heuristic (law-reveal-cancel)."""
+
+
 def column_energy(matrix: Tensor, importance: Tensor | None = None) -> Tensor:
     r"""Return the energy of the columns, :math:`E\lVert z_j-c\rVert^2` around their mean :math:`c`, from a sample.
 
@@ -190,30 +195,6 @@ def flips_boundary(width: float) -> float:
     [0.422, 0.472, 0.49]
     """
     return (1 - math.sqrt(math.pi / (2 * (width + 1)))) / 2
-
-
-def reveal_cancel_energy(participation: float, width: float) -> float:
-    r"""Return t for DeepLIFT RevealCancel with zero biases and reference, :math:`t=\frac\pi2\,n_{eff}/n`.
-
-    In a wide random ReLU network that is 1/2, whatever the width. Source: ours, heuristic (law-reveal-cancel).
-
-    Parameters
-    ----------
-    participation : float
-        :math:`n_{eff}`.
-    width : float
-        n.
-
-    Returns
-    -------
-    float
-
-    Examples
-    --------
-    >>> reveal_cancel_energy(effective_width(512), 512)
-    0.5
-    """
-    return math.pi / 2 * participation / width
 
 
 def second_moments(mean: float, variance: float, outputs: int, inputs: int) -> Tensor:
