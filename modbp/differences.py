@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ from modbp.errors import UnsupportedModelError
 from modbp.rules.affine import AffineLayer, Diagonal
 from modbp.rules.deeplift import Unit, max_pool_shares
 from modbp.substitution import AffineCall, Facts, RelevanceSubstitution, fitted
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Forward-mode differentiation has one level for the whole process, which threads must not enter together."""
 
 
 class _DifferenceAffine(torch.autograd.Function):
@@ -290,7 +294,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
 
         def run(at: Tensor, other: Tensor) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor], Any]:
             """Return the maxima, the other tensor's values where they are, the way back to there, and the result."""
-            with torch.enable_grad(), forward_ad.dual_level():
+            with _ONE_AT_A_TIME, torch.enable_grad(), forward_ad.dual_level():
                 leaf = at.detach().requires_grad_()
                 result = func(forward_ad.make_dual(leaf, other.detach()), *others, **named)
                 first = result if isinstance(result, Tensor) else result[0]

@@ -26,7 +26,7 @@ from modbp.metrics import chance_level, convergence, csc
 from modbp.rules import Flat
 
 PERCENTILES = [column for column in convergence.PERCENTILES if column != 50]
-CLOSE = {"rtol": 3e-4, "atol": 1e-9}
+CLOSE = {"rtol": 6e-4, "atol": 1e-9}
 
 
 def convolutional(seed: int = 0, bias: bool = True) -> nn.Sequential:
@@ -97,7 +97,7 @@ def test_it_equals_a_loop_over_images_pairs_and_positions(method: str, over: str
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60), st.integers(1, 4))
 def test_percentiles_are_exact_near_zero_and_near_one(values: list[float], parts: int) -> None:
-    """As streamed in parts, against numpy on all at once; both c and 1 - c to a few parts in ten thousand."""
+    """As streamed in parts, against numpy on all at once; both c and 1 - c to six parts in ten thousand."""
     held = convergence._Distribution(3)
     for part in np.array_split(np.array(values), parts):
         held.add(torch.tensor(part, dtype=torch.double), 0)
@@ -106,7 +106,7 @@ def test_percentiles_are_exact_near_zero_and_near_one(values: list[float], parts
         low, high = (np.percentile(values, q, method=how) for how in ("lower", "higher"))
         found = row["median" if q == 50 else f"p{q}"]
         # Where the two neighboring values differ, their own errors are what is allowed.
-        allowed = 3e-4 * max(min(low, 1 - low), min(high, 1 - high)) + 1e-15
+        allowed = 6e-4 * max(min(low, 1 - low), min(high, 1 - high)) + 1e-15
         assert abs(found - np.percentile(values, q)) <= allowed, q
 
 

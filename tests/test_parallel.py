@@ -22,6 +22,25 @@ def test_methods_side_by_side_are_what_they_are_alone() -> None:
         np.testing.assert_array_equal(found, csc(net, x, method, n_vectors=2)["median"], err_msg=method)
 
 
+def test_deeplift_with_pools_side_by_side() -> None:
+    """Its max-pools use forward-mode differentiation, of which PyTorch has one level for all threads."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        *(torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
+        *(torch.nn.Conv2d(8, 8, 3, padding=1), torch.nn.ReLU(), torch.nn.MaxPool2d(2)),
+        *(torch.nn.Flatten(), torch.nn.Linear(8 * 16 * 16, 4)),
+    )
+    x = torch.rand(1, 3, 64, 64)
+    expected = csc(net, x, "deeplift_reveal_cancel", n_vectors=2)["median"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        for found in in_parallel(lambda _: csc(net, x, "deeplift_reveal_cancel", n_vectors=2)["median"], range(40)):
+            np.testing.assert_allclose(found, expected, rtol=1e-3)
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_as_many_at_once_as_there_are_threads(threads: int) -> None:
     before = torch.get_num_threads()

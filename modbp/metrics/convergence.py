@@ -97,7 +97,7 @@ def csc(
         A row for each start, way of comparing, and layer, in the order in which the network runs. Columns: `start`,
         `over`, `layer`, `median`, `mean`, percentiles `p1` to `p99`, `chance` (the median for independent Gaussian
         vectors of as many entries), `values` (how many cosines were defined) and `dropped` (how many were not, because
-        a vector was zero or not finite). Percentiles are exact to 2e-4 of themselves and of their distance from 1.
+        a vector was zero or not finite). Percentiles are exact to 6e-4 of themselves and of their distance from 1.
 
     Raises
     ------
@@ -273,7 +273,7 @@ class InnerProducts:
 class _Distribution:
     """Counts of values in [0, 1] on a scale that is fine near both ends: the logarithm of c / (1 − c)."""
 
-    BINS, END = 2**18, 37.0  # 1 − c is at least the rounding error of float64, whose logarithm is −36
+    BINS, END = 2**16, 37.0  # 1 − c is at least the rounding error of float64, whose logarithm is −36
     WIDTH = 2 * END / (BINS - 1)
 
     def __init__(self, entries: int) -> None:

@@ -119,6 +119,7 @@ def curves(
                 axis.set_xlabel(xlabel)
                 if logarithmic:
                     axis.set_yscale("log")
+                    axis.minorticks_off()  # dozens of them, which take seconds to lay out
                     axis.set_ylim(floor / 2, 2)
                 if limits:
                     axis.set_ylim(*limits)
