@@ -23,7 +23,7 @@ def test_two_rules_on_random_weights(
         "weights": "random",
         "methods": "gradient,lrp_zplus",
         "n_images_unsettled": 1,
-        "n_vectors": 2,
+        "n_vectors_unsettled": 2,
         "results": "record.json",
     }
     status = cli.main(["run", NAME, *(word for name, value in given.items() for word in ("-p", name, str(value)))])
@@ -44,8 +44,8 @@ def test_two_rules_on_random_weights(
     assert verdicts == dict.fromkeys(("S4", "S5", "S7", "S16"), "not testable here") | {"S6": "confirmed"}
     tested = {c["quantity"] for c in record["verdicts"]["S6"]["checks"] if c["verdict"] != "not testable here"}
     assert tested == {claims.LOWER_STARTS.format("lrp_zplus")}
-    # Shuffled or not, random weights are random: alpha 5, beta 4 aligns either way.
-    assert record["shuffled_weights"] > 0.95
+    # Shuffled or not, random weights are random: α5β4 aligns either way.
+    assert record["shuffled_weights"] > 0.9
 
 
 @pytest.mark.parametrize(
