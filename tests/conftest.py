@@ -8,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long one example takes depends on what else the machine does.
+settings.register_profile("modbp", deadline=None)
+settings.load_profile("modbp")
 
 ROOT = Path(__file__).resolve().parents[1]
 
