@@ -9,18 +9,15 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
-from modbp.errors import InputError, first_line
-from modbp.zoo import IMAGENET, RANDOM, imagenet_categories
+from modbp.errors import InputError
+from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
 
 RESNET50_WEIGHTS = (RANDOM, IMAGENET)
 
@@ -236,7 +233,7 @@ def resnet50(weights: str = RANDOM, seed: int = 0, calibrate: Tensor | None = No
     with torch.device("meta"):  # draws nothing, so that nobody's random numbers change
         network = resnet.ResNet(resnet.Bottleneck, [3, 4, 6, 3])
     if weights == IMAGENET:
-        network.load_state_dict(_download(trained), assign=True)
+        network.load_state_dict(download(trained, RANDOM), assign=True)
     else:
         network.to_empty(device="cpu")
         _initialize(network, generator)
@@ -293,23 +290,6 @@ def _last_positions(inputs: Tensor) -> int:
         return 0
     images, _, height, width = inputs.shape
     return images * math.ceil(height / 32) * math.ceil(width / 32)
-
-
-def _download(weights: Any) -> Mapping[str, Tensor]:
-    file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-    try:
-        return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
-    except Exception as error:  # a download and the readers of a damaged file raise many types
-        if file.exists():
-            raise InputError(
-                f"the weights file '{file}' is damaged ({first_line(error)}); delete it, so that it is downloaded"
-                " again."
-            ) from None
-        reason = first_line(getattr(error, "reason", error))
-        raise InputError(
-            f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
-            f" ({reason}); allowed are a network connection, the file put there by hand, or weights='random'."
-        ) from None
 
 
 def _check_sizes(**sizes: int | None) -> None:

@@ -116,7 +116,7 @@ def load(
         state = _he_initialization(len(meta["categories"]), seed)
     elif source == IMAGENET:
         meta = _imagenet_meta()
-        state = _download()
+        state = download(torchvision().models.VGG16_Weights.IMAGENET1K_V1, EMBEDDED)
     else:
         state = _read_state(expand(weights))
         meta = _meta_for(state, source)
@@ -367,8 +367,36 @@ def _imagenet_meta() -> dict[str, Any]:
     return {"categories": names, "imagenet_classes": list(range(len(names)))}
 
 
-def _download() -> Mapping[str, Tensor]:
-    weights = torchvision().models.VGG16_Weights.IMAGENET1K_V1
+def download(weights: Any, instead: str) -> Mapping[str, Tensor]:
+    """Return trained weights of torchvision, from its cache or from the network.
+
+    Parameters
+    ----------
+    weights : torchvision.models.WeightsEnum
+    instead : str
+        Which weights need no download; messages name them.
+
+    Returns
+    -------
+    mapping from str to Tensor
+        A state dict.
+
+    Raises
+    ------
+    InputError
+        If the file in the cache is damaged, or there is none and no network.
+
+    Examples
+    --------
+    >>> class Damaged:
+    ...     url = "https://example.org/no-such-file.pth"
+    ...     def get_state_dict(self, **options):
+    ...         raise OSError("no route")
+    >>> download(Damaged(), EMBEDDED)
+    Traceback (most recent call last):
+        ...
+    modbp.errors.InputError: weights='imagenet' needs no-such-file.pth, which is not in ...
+    """
     file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
     try:
         return weights.get_state_dict(progress=sys.stderr.isatty(), check_hash=True)
@@ -381,7 +409,7 @@ def _download() -> Mapping[str, Tensor]:
         reason = first_line(getattr(error, "reason", error))
         raise InputError(
             f"weights='imagenet' needs {file.name}, which is not in '{file.parent}' and cannot be downloaded"
-            f" ({reason}); allowed are a network connection, the file put there by hand, or weights='embedded'."
+            f" ({reason}); allowed are a network connection, the file put there by hand, or weights={instead!r}."
         ) from None
 
 
