@@ -5,10 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import nbformat
 import pytest
 from hypothesis import settings
+
+from modbp import notebooks, walkthrough
+from modbp.errors import InputError
 
 # How long one example takes depends on what else the machine does.
 settings.register_profile("modbp", deadline=None)
@@ -58,3 +63,28 @@ def built_book(book_build: tuple[Path, subprocess.CompletedProcess[str]]) -> Pat
     if not (folder / "index.html").exists():
         pytest.fail(f"the book was not built:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}", pytrace=False)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, and one thread for the kernel: more would fight with the other tests."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path
+
+
+@pytest.fixture
+def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Mapping[str, object]], str]:
+    """What a walkthrough's first cell says to bad parameters, run without a kernel: it refuses before any work."""
+
+    def run(name: str, given: Mapping[str, object]) -> str:
+        path = notebooks.find(name)
+        parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
+        cells = (c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
+        code = compile(next(cells).source, name, "exec")
+        monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
+        with pytest.raises(InputError) as caught:
+            exec(code, dict(parameters))
+        return str(caught.value)
+
+    return run

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from modbp import claims, cli, notebooks, walkthrough
-from modbp.errors import InputError
 
 NAME = "csc-vgg16"
 
@@ -59,18 +59,12 @@ def test_two_rules_on_random_weights(
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    path = notebooks.find(NAME)
-    parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
-    first = next(c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
-    monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
-    with pytest.raises(InputError) as caught:
-        exec(compile(first.source, NAME, "exec"), dict(parameters))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+    sentence = refusal(NAME, given)
+    assert said in sentence
+    assert "\n" not in sentence
+    assert list(folder.iterdir()) == []
 
 
 def test_the_papers_protocol_says_its_cost_before_it_starts() -> None:

@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
-from modbp import cli, notebooks, plot, walkthrough, zoo
+from modbp import cli, plot, walkthrough, zoo
 from modbp.errors import InputError
 from modbp.theory import rank_one
 
 NAME = "rank-one-theory"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and one thread for the kernel: more would fight with the other tests."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 def test_small_chains_and_an_untrained_network(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -70,32 +62,22 @@ def test_small_chains_and_an_untrained_network(folder: Path, capfd: pytest.Captu
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
 ) -> None:
-    """The first cell alone, without a kernel: it refuses before any work."""
-    caught = refused(given, monkeypatch)
-    assert said in caught
-    assert "\n" not in caught
+    sentence = refusal(NAME, given)
+    assert said in sentence
+    assert "\n" not in sentence
     assert list(folder.iterdir()) == []
 
 
-def test_a_classifier_too_wide_for_all_pairs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_too_wide_for_all_pairs_is_refused(
+    monkeypatch: pytest.MonkeyPatch, refusal: Callable[[str, Mapping[str, object]], str]
+) -> None:
     wide = torch.nn.Module()
     wide.classifier = torch.nn.Sequential(torch.nn.Linear(2, 4096))
     monkeypatch.setattr(zoo, "load", lambda **options: wide)
     said = "the classifier of weights='imagenet' is 4096 units wide; allowed are up to 1024, since all pairs of"
-    assert said in refused({"weights": "imagenet"}, monkeypatch)
-
-
-def refused(given: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> str:
-    path = notebooks.find(NAME)
-    parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
-    first = next(c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
-    code = compile(first.source, NAME, "exec")
-    monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
-    with pytest.raises(InputError) as caught:
-        exec(code, dict(parameters))
-    return str(caught.value)
+    assert said in refusal(NAME, {"weights": "imagenet"})
 
 
 def test_figures_refuse_what_they_cannot_draw() -> None:

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 
 from modbp import cli, networks, notebooks, walkthrough, zoo
-from modbp.errors import InputError
 
 NAME = "residual-clipping"
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty working folder, and one thread for the kernel: more would fight with the other tests."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return tmp_path
 
 
 def test_one_small_network_of_each_kind(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -67,16 +58,9 @@ def test_one_small_network_of_each_kind(folder: Path, capfd: pytest.CaptureFixtu
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
 ) -> None:
-    """The first cell alone, without a kernel: it refuses before any work."""
-    path = notebooks.find(NAME)
-    parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
-    first = next(c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
-    code = compile(first.source, NAME, "exec")
-    monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
-    with pytest.raises(InputError) as caught:
-        exec(code, dict(parameters))
-    assert said in str(caught.value)
-    assert "\n" not in str(caught.value)
+    sentence = refusal(NAME, given)
+    assert said in sentence
+    assert "\n" not in sentence
     assert list(folder.iterdir()) == []
