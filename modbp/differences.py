@@ -268,6 +268,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
             values = self._both(func, args, kwargs)
         inputs = affine.inputs
 
+        @functools.cache  # four products, and both RevealCancel's factors and a pool behind it ask for them
         def parts() -> tuple[Tensor, Tensor]:
             if call.passes and call.merged is not None and call.merged.parts is not None:
                 return call.merged.parts()

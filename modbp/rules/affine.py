@@ -373,6 +373,21 @@ def many_starts(relevance: Tensor) -> bool:
     return torch._C._functorch.is_legacy_batchedtensor(relevance)
 
 
+def all_starts(relevance: Tensor) -> Tensor:
+    """Return the relevance of all starts that go back together as one plain tensor, of which a truth can be told.
+
+    Examples
+    --------
+    >>> all_starts(torch.ones(2))
+    tensor([1., 1.])
+    """
+    if not many_starts(relevance):
+        return relevance
+    level = torch._C._vmapmode_increment_nesting() - 1  # the only way to ask how deep it is
+    torch._C._vmapmode_decrement_nesting()
+    return torch._remove_batch_dim(relevance, level, 1, 0)
+
+
 class Contributions:
     """A way to make up a layer's output: terms of an input part and a weight part, c = Σ part(W) · a.
 

@@ -39,10 +39,10 @@ from modbp.rules.affine import (
     AffineLayer,
     Contributions,
     Sum,
+    all_starts,
     divide,
     divide_away_from_zero,
     divide_by_sum,
-    many_starts,
     negative,
     positive,
     whole,
@@ -221,9 +221,7 @@ class Gamma:
 
 def _same_support(relevance: Tensor, part: Tensor) -> bool:
     """Return whether a part of the relevance is all of it."""
-    if many_starts(relevance):
-        return False
-    return bool(relevance.count_nonzero() == part.count_nonzero())
+    return bool(all_starts(relevance).count_nonzero() == all_starts(part).count_nonzero())
 
 
 @dataclass(frozen=True)
