@@ -96,12 +96,16 @@ def results_to_update(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def updated(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Return old results with the rows that were measured anew in their places, and rows without a place at the end."""
+    """Return old results with the rows that were measured anew in their places, and rows without a place at the end.
+
+    The plain pass is always measured along. Its old row stays: most rows are multiples of the passes of that run.
+    """
 
     def place(row: dict[str, Any]) -> tuple[Any, ...]:
         return row["network"], row["batch"], row["name"]
 
-    rows = {place(row): row for row in [*old["rows"], *new["rows"]]}
+    rows = {place(row): row for row in old["rows"]}
+    rows |= {place(row): row for row in new["rows"] if row["name"] != PLAIN or place(row) not in rows}
     return new | {"rows": list(rows.values())}
 
 
