@@ -56,7 +56,7 @@ def test_a_random_network_and_two_photographs(folder: Path, capfd: pytest.Captur
 
     assert set(record["randomized"]) == {"frozen", "A kept", "A refitted", "gradient"}
     for by_stop in record["randomized"].values():
-        assert len(by_stop) == 4
+        assert len(by_stop) == 3
         assert all(-1 <= r < 1 for (r,) in by_stop)
     assert "another photograph" not in record["controls"]
 

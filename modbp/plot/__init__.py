@@ -6,7 +6,7 @@ from modbp.plot.curves import Curve, curves
 from modbp.plot.phases import against_law, phases
 from modbp.plot.pictures import CLIP, PICTURE_DPI, as_picture, map_grid, photograph, picture_grid
 from modbp.plot.points import dots
-from modbp.plot.style import NAMES, STYLE, Picture, render, style
+from modbp.plot.style import NAMES, STYLE, Picture, legend, render, style
 
 __all__ = [
     "CLIP",
@@ -21,6 +21,7 @@ __all__ = [
     "cones",
     "curves",
     "dots",
+    "legend",
     "map_grid",
     "phases",
     "photograph",

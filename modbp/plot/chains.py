@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from modbp.errors import InputError
-from modbp.plot.style import Picture, render, style
+from modbp.plot.style import Picture, legend, render, style
 from modbp.rules.affine import Dense
 
 LARGEST_SIDE = 0.92
@@ -110,7 +110,7 @@ def blocks(panels: Mapping[str, Tensor]) -> Picture:
             _draw(axis, matrix.detach().cpu().double().numpy() / largest)
             axis.set_title(title, fontsize=9)
         handles = [Patch(**_look(1.0), label="positive"), Patch(**_look(-1.0), label="negative")]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8)
+        legend(figure, 2, "outside lower center", handles=handles)
         return render(figure, "png", f"blocks of {', '.join(panels)}")
 
 

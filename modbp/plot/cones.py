@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from modbp.errors import InputError
-from modbp.plot.style import Picture, render, style
+from modbp.plot.style import Picture, legend, render, style
 
 CORNERS = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, math.sqrt(3) / 2]])
 """Where the planar picture puts the three unit vectors."""
@@ -126,7 +126,7 @@ def triangles(panels: Mapping[str, Mapping[str, Tensor]]) -> Picture:
             axis.set_aspect("equal")
             axis.set_axis_off()
         handles = [drawn[n] for n in names]
-        figure.legend(handles=handles, loc="outside lower center", ncols=len(names), fontsize=8, columnspacing=1.2)
+        legend(figure, len(names), "outside lower center", handles=handles)
         return render(figure, "png", f"triangles: {', '.join(names)}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from modbp.errors import InputError
-from modbp.plot.style import NAMES, Picture, render, style
+from modbp.plot.style import NAMES, Picture, legend, render, style
 
 MARKERS = "osD^vPX*<>"
 LINES = ("-", "--", "-.", ":")
@@ -73,7 +73,7 @@ def curves(
     limits : (float, float), optional
         Of the vertical axis.
     columns : int, default 5
-        Of the legend above all panels.
+        Of the legend above all panels; fewer where it would be wider than the figure.
     across : int, optional
         Lay out the panels in rows of so many, each with a legend of its own. By default all stand in one row.
 
@@ -130,8 +130,7 @@ def curves(
         for row in axes:
             row[0].set_ylabel(ylabel)
         if across is None:
-            handles = [drawn[n] for n in names]
-            figure.legend(handles=handles, loc="outside upper center", ncols=columns, fontsize=8, columnspacing=1.2)
+            legend(figure, columns, handles=[drawn[n] for n in names])
         return render(figure, "png", f"plot of {ylabel}: {', '.join(NAMES.get(n, n) for n in names)}")
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modbp.errors import InputError
-from modbp.plot.style import Picture, render, style
+from modbp.plot.style import Picture, legend, render, style
 
 ALIGNS, STALLS = 0.5, 0.9
 """A rate per factor below the first is drawn as aligning, one above the second as not."""
@@ -91,7 +91,7 @@ def phases(
         )
         handles = [axes[0].plot([], [], m, color=c, ms=6, label=label)[0] for m, c, label in looks]
         handles += axes[0].plot([], [], color="black", ls="--", lw=1.4, label="law: rate 1")
-        figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8, columnspacing=1.2)
+        legend(figure, 4, handles=handles)
         return render(figure, "png", f"phase diagram: {', '.join(rates)}")
 
 

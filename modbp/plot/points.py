@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from modbp.claims import Prediction
-from modbp.plot.style import NAMES, Picture, render, style
+from modbp.plot.style import NAMES, Picture, legend, render, style
 
 
 def dots(
@@ -70,5 +70,5 @@ def dots(
         if limits:
             axis.set_ylim(*limits)
         axis.grid(axis="x", visible=False)
-        figure.legend(loc="outside upper center", ncols=5, fontsize=8, columnspacing=1.2, handletextpad=0.3)
+        legend(figure, 5, handletextpad=0.3)
         return render(figure, "png", f"plot of {ylabel}: {', '.join(values)}")

@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 STYLE = Path(__file__).parents[1] / "data" / "modbp.mplstyle"
 """The matplotlib style of every figure."""
@@ -61,6 +62,46 @@ def style() -> AbstractContextManager[None]:
     import matplotlib.pyplot as plt
 
     return plt.style.context(str(STYLE))
+
+
+def legend(
+    figure: Figure,
+    columns: int,
+    loc: Literal["outside upper center", "outside lower center"] = "outside upper center",
+    **options: Any,
+) -> Legend:
+    """Put a legend above or below all panels, in fewer columns where it would be wider than the figure.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    columns : int
+        At most so many, at least one.
+    loc : {"outside upper center", "outside lower center"}
+    **options
+        Of `Figure.legend`.
+
+    Returns
+    -------
+    matplotlib.legend.Legend
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> figure = Figure(figsize=(2, 2))
+    >>> for name in ("the first", "the second", "the third"):
+    ...     _ = figure.add_subplot().plot([0], label=name)
+    >>> legend(figure, 3)._ncols
+    2
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    drawn = figure.legend(loc=loc, ncols=columns, fontsize=8, columnspacing=1.2, **options)
+    if columns > 1 and drawn.get_window_extent(renderer).width > figure.bbox.width:
+        drawn.remove()
+        return legend(figure, columns - 1, loc, **options)
+    return drawn
 
 
 @dataclass(frozen=True)
