@@ -69,13 +69,13 @@ def curves(
         A logarithmic vertical axis that ends at `floor`, for 1 − cosine.
     floor : float, default 1e-8
     height : float, default 3.6
-        Of a row of panels, in inches.
+        Of a row of panels, in inches; their own legends come on top.
     limits : (float, float), optional
         Of the vertical axis.
     columns : int, default 5
         Of the legend above all panels; fewer where it would be wider than the figure.
     across : int, optional
-        Lay out the panels in rows of so many, each with a legend of its own. By default all stand in one row.
+        Lay out the panels in rows of so many, each with a legend of its own above it. By default all stand in one row.
 
     Returns
     -------
@@ -103,7 +103,8 @@ def curves(
     wide = across or len(panels)
     high = -(-len(panels) // wide)
     with style():
-        figure = Figure(figsize=(max(6.8, 3.4 * wide), height * high))
+        room = 0.0 if across is None else 0.7  # for a legend above each row
+        figure = Figure(figsize=(max(6.8, 3.4 * wide), (height + room) * high))
         axes = figure.subplots(high, wide, squeeze=False, sharey=True, sharex=True)
         free = iter(axes.flat)
         for group in groups:
@@ -124,7 +125,9 @@ def curves(
                 if limits:
                     axis.set_ylim(*limits)
             if across is not None:
-                axis.legend(handles=list(drawn.values()), loc="best", fontsize=7)
+                axis.set_title("")
+                above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2, "columnspacing": 1.2}
+                axis.legend(handles=list(drawn.values()), title=title, fontsize=7, title_fontsize=10, **above)
         for axis in free:
             axis.set_axis_off()
         for row in axes:
