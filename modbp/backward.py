@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp.composite import Composite
-from modbp.differences import DifferenceSubstitution
+from modbp.differences import DifferenceSubstitution, parts_of
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.substitution import RelevanceSubstitution, Substitution
 
@@ -329,7 +329,7 @@ class Trace:
         if down is None:
             (twin,) = self._twins([tensor])
             return up * (tensor - twin).detach()
-        plus, minus = self._differences.parts_of(pair)
+        plus, minus = parts_of(pair)
         return up * plus.detach() + down * minus.detach()
 
     def _single(self, tensor: Tensor, up: Tensor, down: Tensor | None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from modbp.composite import Composite
 from modbp.errors import UnsupportedModelError
 from modbp.rules.affine import AffineLayer, Diagonal
 from modbp.rules.deeplift import Unit, max_pool_shares
-from modbp.substitution import AffineCall, Facts, RelevanceSubstitution, fitted
+from modbp.substitution import AffineCall, Facts, RelevanceSubstitution, facts_of, fitted
 
 _ONE_AT_A_TIME = threading.Lock()
 """Forward-mode differentiation has one level for the whole process, which threads must not enter together."""
@@ -121,6 +122,38 @@ def _halves(tensors: Any) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     return tuple(tensors[:middle]), tuple(tensors[middle:])
 
 
+def parts_of(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positive and the negative part of a tensor's difference from its reference.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Of a model that ran with a `DifferenceSubstitution`, and dependent on its input.
+
+    Examples
+    --------
+    >>> from modbp.composite import deeplift_rescale
+    >>> x = torch.tensor([[3.0, -1.0]], requires_grad=True)
+    >>> DifferenceSubstitution(deeplift_rescale(), lambda: "", {}, (torch.zeros(1, 2),)).enter((x,))
+    >>> parts_of(x)
+    (tensor([[3., 0.]]), tensor([[ 0., -1.]]))
+    """
+    facts = facts_of(tensor)
+    assert facts is not None
+    assert facts.reference is not None
+    if facts.parts is not None:
+        return facts.parts()
+    delta = (tensor - facts.reference).detach()
+    return delta.clamp(min=0), delta.clamp(max=0)
+
+
+def _part(side: int, tensor: Tensor) -> Tensor:
+    """Return one part of a tensor's difference from its reference; what does not depend on the input has none."""
+    if facts_of(tensor) is not None:
+        return parts_of(tensor)[side]
+    return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
+
+
 def _stacked(call: AffineCall, tensors: tuple[Tensor, ...]) -> Tensor:
     return tensors[0] if call.kind != "sum" else torch.stack(torch.broadcast_tensors(*tensors))
 
@@ -186,22 +219,6 @@ class DifferenceSubstitution(RelevanceSubstitution):
         assert facts.reference is not None
         return facts.reference
 
-    def parts_of(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the positive and the negative part of a tensor's difference from its reference."""
-        facts = self.facts(tensor)
-        assert facts is not None
-        assert facts.reference is not None
-        if facts.parts is not None:
-            return facts.parts()
-        delta = (tensor - facts.reference).detach()
-        return delta.clamp(min=0), delta.clamp(max=0)
-
-    def _part(self, side: int, tensor: Tensor) -> Tensor:
-        """Return one part of a tensor's difference from its reference; what does not depend on the input has none."""
-        if self.depends(tensor):
-            return self.parts_of(tensor)[side]
-        return torch.zeros_like(tensor) if tensor.is_floating_point() else tensor
-
     def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation with its rule, or refuse it."""
         if op.elementwise(func) and self.depends(op.argument(args, kwargs, 0, "input")):
@@ -226,8 +243,9 @@ class DifferenceSubstitution(RelevanceSubstitution):
         with torch.no_grad():
             a, base = x.detach(), reference.detach()
             values = [func(a, *others, **named), func(base, *others, **named)]
-        y, below = values
-        unit = Unit(lambda t: func(t, *others, **named), a, base, y, below, lambda: self.parts_of(x))
+        # Of the outputs copies without a graph: a node that holds its own result is never let go of.
+        y, below = (v.detach() for v in values)
+        unit = Unit(lambda t: func(t, *others, **named), a, base, y, below, functools.partial(parts_of, x))
         result, twin = _DifferenceElementwise.apply(values, rule, unit, x, reference)
         # RevealCancel makes parts of its own, which a nonlinearity or a pool right behind it has to know.
         parts = functools.cache(lambda: rule.parts(unit)) if hasattr(rule, "parts") else None
@@ -266,19 +284,23 @@ class DifferenceSubstitution(RelevanceSubstitution):
                 values = [half.clone() for half in func(*args, **kwargs).chunk(2)]
         else:
             values = self._both(func, args, kwargs)
-        inputs = affine.inputs
+        inputs = tuple(x.detach() for x in affine.inputs)
+        bases = tuple(x.detach() for x in references)
+        weakly = weakref.ref(call)  # it holds what follows, which must not hold it
 
         @functools.cache  # four products, and both RevealCancel's factors and a pool behind it ask for them
         def parts() -> tuple[Tensor, Tensor]:
+            call = weakly()
+            assert call is not None
             if call.passes and call.merged is not None and call.merged.parts is not None:
                 return call.merged.parts()
             linear, _ = call.merged_map()
-            delta = (_stacked(call, inputs) - _stacked(call, references)).detach()
+            delta = _stacked(call, inputs) - _stacked(call, bases)
             layer = AffineLayer(linear, delta)
             return layer.positive_contributions().total, layer.negative_contributions().total
 
         call.parts = parts if self.composite.chains == 2 else None
-        result, twin = _DifferenceAffine.apply(call, values, *inputs, *references)
+        result, twin = _DifferenceAffine.apply(call, values, *affine.inputs, *references)
         facts = self.joined(known, nonnegative=False)
         facts.producer = call
         if call.kind in ("linear", "convolution"):
@@ -310,10 +332,8 @@ class DifferenceSubstitution(RelevanceSubstitution):
 
         def parts() -> tuple[Tensor, Tensor]:
             """Return the parts of the winners' differences that the maximum takes over."""
-            to_winner, to_former = max_pool_shares(torch.ones_like(y), *deltas)
-            plus, minus = (
-                to_winner * run(x, part)[1] + to_former * run(reference, part)[1] for part in self.parts_of(x)
-            )
+            to_winner, to_former = max_pool_shares(torch.ones_like(deltas[0]), *deltas)
+            plus, minus = (to_winner * run(x, part)[1] + to_former * run(reference, part)[1] for part in parts_of(x))
             return plus, minus
 
         moves = parts if hasattr(self.composite.rule_for("relu"), "parts") else None
@@ -335,7 +355,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
             def moved() -> tuple[Tensor, Tensor]:
                 halves = []
                 for side in (0, 1):
-                    half_args, half_kwargs = tree_map_only(Tensor, functools.partial(self._part, side), (args, kwargs))
+                    half_args, half_kwargs = tree_map_only(Tensor, functools.partial(_part, side), (args, kwargs))
                     halves.append(tree_leaves(func(*half_args, **half_kwargs))[i])
                 return halves[0], halves[1]
 

@@ -156,11 +156,21 @@ class AffineCall:
     keeps_output: bool = True
     rule: Any = None
     norm: AffineCall | None = None
-    merged: AffineCall | None = None
     passes: bool = False
     uses: int = 0
     rectified: bool = False
     parts: Callable[[], tuple[Tensor, Tensor]] | None = None
+    _merged: Callable[[], AffineCall | None] = field(default=lambda: None, repr=False)
+
+    @property
+    def merged(self) -> AffineCall | None:
+        """Of a batch norm, the layer that it is to be merged into."""
+        return self._merged()
+
+    @merged.setter
+    def merged(self, layer: AffineCall) -> None:
+        # Weak, or the two would keep each other, and what they hold, in memory. The layer's node is below this one's.
+        self._merged = weakref.ref(layer)
 
     def layer(self, inputs: tuple[Tensor, ...], output: Tensor | None) -> AffineLayer:
         """Return what the rule sees of it, with the batch norm that was merged into it."""
@@ -217,6 +227,20 @@ class Facts:
     producer: AffineCall | None = None
     reference: Tensor | None = None
     parts: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+
+_NAME = "_modbp_facts"
+
+
+def facts_of(value: Any) -> Facts | None:
+    """Return what is known of a tensor, or None for what does not depend on the model's input.
+
+    Examples
+    --------
+    >>> facts_of(torch.ones(2)) is None
+    True
+    """
+    return getattr(value, _NAME, None) if isinstance(value, Tensor) else None
 
 
 class Substitution(TorchFunctionMode):
@@ -396,8 +420,6 @@ class RelevanceSubstitution(Substitution):
     tensor([[1., 0.]])
     """
 
-    _NAME = "_modbp_facts"
-
     def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
         super().__init__(composite, layer, owners)
         self.calls: list[AffineCall] = []
@@ -409,7 +431,7 @@ class RelevanceSubstitution(Substitution):
 
     def facts(self, value: Any) -> Facts | None:
         """Return what is known of a tensor, or None for what does not depend on the input."""
-        return getattr(value, self._NAME, None) if isinstance(value, Tensor) else None
+        return facts_of(value)
 
     def depends(self, value: Any) -> bool:
         """Return whether a value depends on the model's input."""
@@ -419,7 +441,7 @@ class RelevanceSubstitution(Substitution):
         """Attach what is known to each tensor of a result, and return the result."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                setattr(leaf, self._NAME, replace(facts))
+                setattr(leaf, _NAME, replace(facts))
         return result
 
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
@@ -565,7 +587,8 @@ class RelevanceSubstitution(Substitution):
         # A linear layer has its outputs in the last dimension, a batch norm its channels in the second.
         mergeable = ("linear", "convolution") if affine.inputs[0].dim() == 2 else ("convolution",)
         if merges and producer.kind in mergeable and producer.norm is None:  # type: ignore[union-attr]
-            producer.norm, call.merged = call, producer  # type: ignore[union-attr]
+            producer.norm = call  # type: ignore[union-attr]
+            call.merged = producer  # type: ignore[assignment]
         self.calls.append(call)
         return call
 

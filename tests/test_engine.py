@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import threading
 import weakref
 from collections.abc import Callable
@@ -584,6 +585,45 @@ def test_what_the_model_has_let_go_of_does_not_stay_in_memory() -> None:
 
     modbp.make("deconvolution", model).attribute(torch.ones(1, 2), 0)
     assert alive == [False]
+
+
+class Everything(nn.Module):
+    """Batch norms that merge and that do not, a reused in-place ReLU, pools, a residual sum and a concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = (nn.Conv2d(c, 4, 3, padding=1) for c in (3, 4, 4))
+        self.norm, self.late = nn.BatchNorm2d(4), nn.BatchNorm2d(8)
+        self.relu, self.pool, self.mean = nn.ReLU(inplace=True), nn.MaxPool2d(2), nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.pool(self.relu(self.norm(self.one(x))))
+        b = self.relu(self.two(a)) + a
+        c = self.relu(self.late(torch.cat([b, F.pad(self.three(b), (0, 0))], 1)))
+        return self.head(self.mean(c).flatten(1))
+
+
+@pytest.mark.parametrize("name", [m for m in modbp.METHODS if not m.startswith("pattern")])
+def test_a_trace_leaves_nothing_in_memory_when_it_goes(name: str) -> None:
+    def tensors() -> int:
+        return sum(issubclass(type(o), Tensor) for o in gc.get_objects())
+
+    torch.manual_seed(0)
+    net, x = Everything().eval(), torch.randn(1, 3, 8, 8)
+    rules, layers = modbp.make(name, net).composite, ["one", "norm", "pool", "late"]
+    gc.collect()
+    gc.disable()  # nothing may hang on to itself: a large tensor does not make Python collect what does
+    try:
+        before = tensors()
+        for _ in range(2):
+            trace = Trace(net, x, rules, layers)
+            for multiply in (None, True):
+                trace.relevance([*layers, "input"], start=torch.eye(5)[:2, None], multiply=multiply)
+            del trace
+        assert tensors() == before
+    finally:
+        gc.enable()
 
 
 def test_points_and_starts_that_do_not_fit_are_named() -> None:
