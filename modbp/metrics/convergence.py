@@ -153,6 +153,7 @@ def csc(
                         alone = _Distribution(held.entries)
                         alone.add(*cosines)
                         single.append({"image": number, "start": source, "over": way, "layer": layer, **alone.row()})
+        del trace  # before the next one is made
     rows = [
         {
             **({"image": "all"} if per_image else {}),
