@@ -300,7 +300,7 @@ class Trace:
             raise InputError(
                 "the graph was given up by an earlier call with keep=False; allowed is keep=True."
             ) from None
-        asked, multiply = multiply, self._multiply if multiply is None else multiply
+        products = self._multiply if multiply is None else multiply
         found: dict[str, Any] = {}
         place = 0
         for name, tensors in points.items():
@@ -312,10 +312,12 @@ class Trace:
                     continue
                 if up is None:
                     raise InputError(f"no relevance can reach {name!r} from {start_at!r}: it does not lie below it.")
-                if multiply:
+                if products:
                     here.append(self._contribution(tensor, up, down))
-                else:  # a composite that does not multiply asks for the positive multiplier itself
-                    here.append(up if asked is None else self._single(tensor, up, down))
+                elif multiply is None:  # a composite that does not multiply asks for the positive multiplier itself
+                    here.append(up)
+                else:
+                    here.append(self._single(tensor, up, down))
             if len(here) < len(tensors):
                 continue
             found[name] = tuple(here) if isinstance(self._point(name), tuple) else here[0]

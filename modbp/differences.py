@@ -205,7 +205,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
 
     def _twin(self, value: Any) -> Any:
         """Return `value` with each tensor that depends on the input replaced by its reference."""
-        return tree_map_only(Tensor, lambda t: f.reference if (f := self.facts(t)) is not None else t, value)
+        return tree_map_only(Tensor, lambda t: f.reference if (f := facts_of(t)) is not None else t, value)
 
     def _both(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """Run an operation on the input and on the reference."""
@@ -214,7 +214,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
 
     def reference_of(self, tensor: Tensor) -> Tensor:
         """Return a tensor's value under the reference input."""
-        facts = self.facts(tensor)
+        facts = facts_of(tensor)
         assert facts is not None
         assert facts.reference is not None
         return facts.reference
@@ -222,7 +222,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
     def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation with its rule, or refuse it."""
         if op.elementwise(func) and self.depends(op.argument(args, kwargs, 0, "input")):
-            known = [self.facts(leaf) for leaf in tree_leaves((args, kwargs)) if self.depends(leaf)]
+            known = [facts_of(leaf) for leaf in tree_leaves((args, kwargs)) if self.depends(leaf)]
             if len(known) == 1:
                 return self.counted(known, self.activation, func, args, kwargs, known)  # type: ignore[arg-type]
         return super().operate(func, args, kwargs)
@@ -273,7 +273,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
     def affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], affine: op.Affine) -> Any:
         """Run an affine operation on the input and on the reference."""
         self.check_gradients()
-        known = [facts for x in affine.inputs if (facts := self.facts(x)) is not None]
+        known = [facts for x in affine.inputs if (facts := facts_of(x)) is not None]
         call = self.new_call(affine, known)
         call.keeps_output = self.composite.chains == 2  # here: whether the differences are kept
         references = tuple(self._twin(x) for x in affine.inputs)

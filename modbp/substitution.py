@@ -229,7 +229,7 @@ class Facts:
     parts: Callable[[], tuple[Tensor, Tensor]] | None = None
 
 
-_NAME = "_modbp_facts"
+_FACTS = "_modbp_facts"
 
 
 def facts_of(value: Any) -> Facts | None:
@@ -240,7 +240,7 @@ def facts_of(value: Any) -> Facts | None:
     >>> facts_of(torch.ones(2)) is None
     True
     """
-    return getattr(value, _NAME, None) if isinstance(value, Tensor) else None
+    return getattr(value, _FACTS, None) if isinstance(value, Tensor) else None
 
 
 class Substitution(TorchFunctionMode):
@@ -429,19 +429,15 @@ class RelevanceSubstitution(Substitution):
 
     # What is known of tensors.
 
-    def facts(self, value: Any) -> Facts | None:
-        """Return what is known of a tensor, or None for what does not depend on the input."""
-        return facts_of(value)
-
     def depends(self, value: Any) -> bool:
         """Return whether a value depends on the model's input."""
-        return self.facts(value) is not None
+        return facts_of(value) is not None
 
     def note(self, result: Any, facts: Facts) -> Any:
         """Attach what is known to each tensor of a result, and return the result."""
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                setattr(leaf, _NAME, replace(facts))
+                setattr(leaf, _FACTS, replace(facts))
         return result
 
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
@@ -459,7 +455,7 @@ class RelevanceSubstitution(Substitution):
 
     def converted(self, result: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the result in another type, with what is known of it."""
-        facts = self.facts(result)
+        facts = facts_of(result)
         return result if result.dtype == dtype or facts is None else self.note(result.to(dtype), facts)
 
     def write(self, current: Tensor, result: Tensor) -> Tensor:
@@ -472,7 +468,7 @@ class RelevanceSubstitution(Substitution):
     def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation with its rule, or refuse it."""
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        known = [facts for leaf in leaves if (facts := self.facts(leaf)) is not None]
+        known = [facts for leaf in leaves if (facts := facts_of(leaf)) is not None]
         if not known:
             result = func(*args, **kwargs)
             self._check_origin(leaves)
@@ -559,7 +555,7 @@ class RelevanceSubstitution(Substitution):
     def affine(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], affine: op.Affine) -> Any:
         """Run an affine operation with its rule."""
         self.check_gradients()
-        known = [facts for x in affine.inputs if (facts := self.facts(x)) is not None]
+        known = [facts for x in affine.inputs if (facts := facts_of(x)) is not None]
         call = self.new_call(affine, known)
         with torch.no_grad():
             value = func(*args, **kwargs)
@@ -635,7 +631,7 @@ class RelevanceSubstitution(Substitution):
 
     def finish(self, output: Tensor) -> None:
         """Settle which layers are the last, which batch norms are merged, and which rule each layer has."""
-        facts = self.facts(output)
+        facts = facts_of(output)
         if facts is None:
             self._check_origin([output])
             raise UnsupportedModelError(

@@ -388,11 +388,11 @@ def download(weights: Any, instead: str) -> Mapping[str, Tensor]:
 
     Examples
     --------
-    >>> class Damaged:
+    >>> class Unreachable:
     ...     url = "https://example.org/no-such-file.pth"
     ...     def get_state_dict(self, **options):
     ...         raise OSError("no route")
-    >>> download(Damaged(), EMBEDDED)
+    >>> download(Unreachable(), EMBEDDED)
     Traceback (most recent call last):
         ...
     modbp.errors.InputError: weights='imagenet' needs no-such-file.pth, which is not in ...

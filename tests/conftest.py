@@ -74,10 +74,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Mapping[str, object]], str]:
-    """What a walkthrough's first cell says to bad parameters, run without a kernel: it refuses before any work."""
+def refuses(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Mapping[str, object], str], None]:
+    """Check that a walkthrough's first cell refuses parameters in one sentence; without a kernel, before any work."""
 
-    def run(name: str, given: Mapping[str, object]) -> str:
+    def check(name: str, given: Mapping[str, object], said: str) -> None:
         path = notebooks.find(name)
         parameters = notebooks.parameters(path) | notebooks.parse(path, {k: str(v) for k, v in given.items()})
         cells = (c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and "walkthrough.begin" in c.source)
@@ -85,6 +85,9 @@ def refusal(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Mapping[str, obje
         monkeypatch.setattr(walkthrough, "_show_plain_messages", lambda: None)
         with pytest.raises(InputError) as caught:
             exec(code, dict(parameters))
-        return str(caught.value)
+        sentence = str(caught.value)
+        assert said in sentence
+        assert "\n" not in sentence
+        assert list(folder.iterdir()) == []
 
-    return run
+    return check

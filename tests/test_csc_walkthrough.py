@@ -59,12 +59,9 @@ def test_two_rules_on_random_weights(
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
+    given: dict[str, object], said: str, refuses: Callable[[str, Mapping[str, object], str], None]
 ) -> None:
-    sentence = refusal(NAME, given)
-    assert said in sentence
-    assert "\n" not in sentence
-    assert list(folder.iterdir()) == []
+    refuses(NAME, given, said)
 
 
 def test_the_papers_protocol_says_its_cost_before_it_starts() -> None:

@@ -81,12 +81,9 @@ def test_a_random_network_and_one_photograph(folder: Path, capfd: pytest.Capture
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
+    given: dict[str, object], said: str, refuses: Callable[[str, Mapping[str, object], str], None]
 ) -> None:
-    sentence = refusal(NAME, given)
-    assert said in sentence
-    assert "\n" not in sentence
-    assert list(folder.iterdir()) == []
+    refuses(NAME, given, said)
 
 
 # The step of both multipliers as a matrix.

@@ -116,12 +116,9 @@ def test_what_does_not_exist_stops_the_run_with_one_sentence(
     ],
 )
 def test_bad_values_stop_at_the_walkthroughs_first_cell(
-    given: dict[str, object], said: str, folder: Path, refusal: Callable[[str, Mapping[str, object]], str]
+    given: dict[str, object], said: str, refuses: Callable[[str, Mapping[str, object], str], None]
 ) -> None:
-    sentence = refusal(NAME, given)
-    assert said in sentence
-    assert "\n" not in sentence
-    assert list(folder.iterdir()) == []
+    refuses(NAME, given, said)
 
 
 def test_every_method_has_a_name_for_the_figures() -> None:

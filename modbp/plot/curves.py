@@ -114,7 +114,6 @@ def curves(
                 axis = next(free)
                 for name, curve in by_name.items():
                     drawn[name] = _draw(axis, curve, name, looks[name], floor if logarithmic else -np.inf)
-                axis.set_title(title)
                 axis.set_xticks(range(len(places)), places, rotation=90 if max(map(len, places)) > 3 else 0, fontsize=8)
                 axis.tick_params(labelbottom=True)
                 axis.set_xlabel(xlabel)
@@ -124,8 +123,9 @@ def curves(
                     axis.set_ylim(floor / 2, 2)
                 if limits:
                     axis.set_ylim(*limits)
-            if across is not None:
-                axis.set_title("")
+                if across is None:
+                    axis.set_title(title)
+            if across is not None:  # then a group is one panel, and the title stands above its legend
                 above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1), "ncols": 2, "columnspacing": 1.2}
                 axis.legend(handles=list(drawn.values()), title=title, fontsize=7, title_fontsize=10, **above)
         for axis in free:
