@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
 from modbp.errors import InputError
+from modbp.layers import WEIGHTED
 from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
 
 RESNET50_WEIGHTS = (RANDOM, IMAGENET)
@@ -307,6 +308,118 @@ def _generator(seed: int) -> torch.Generator:
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
         raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
     return torch.Generator().manual_seed(seed)
+
+
+def average_pooled(model: nn.Module) -> nn.Module:
+    """Return a copy of a model in which average-pooling stands for each max-pooling, over the same windows.
+
+    It tells what the max-pooling switches do to a map.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The copy shares no weights with it.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    InputError
+        If a max-pooling module is dilated: no average-pooling has its windows.
+
+    Examples
+    --------
+    >>> average_pooled(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)))[2]
+    AvgPool2d(kernel_size=2, stride=2, padding=0)
+    """
+    replaced = copy.deepcopy(model)
+    for parent in list(replaced.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, nn.MaxPool2d):
+                if child.dilation not in (1, (1, 1)):
+                    raise InputError(f"{name} has dilation {child.dilation}; allowed is 1, as average-pooling has it.")
+                average = nn.AvgPool2d(
+                    child.kernel_size, child.stride, child.padding, child.ceil_mode, count_include_pad=False
+                )
+                setattr(parent, name, average.train(child.training))
+    return replaced
+
+
+LOADED = ("first", "last", "all_but_one")
+
+
+def partly_loaded(trained: nn.Module, fresh: nn.Module, which: str, layer: int) -> nn.Module:
+    """Return a network some of whose layers have the weights of one network and the rest those of another.
+
+    Layers are those with weights, convolutions and linear ones, numbered from 0 in the order of `modules()`.
+    Source: Nie et al. (2018), the public code's three ways to reload weights.
+
+    Parameters
+    ----------
+    trained, fresh : nn.Module
+        Two networks of one architecture. Neither is changed; the result shares their tensors.
+    which : {"first", "last", "all_but_one"}
+        Which layers come from `trained`: those up to `layer` and with it; those behind it; or all but `layer`. In the
+        code these are called `part`, `reverse` and `only`.
+    layer : int
+        From 0. For `"first"` also -1, for none.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    InputError
+        If the way is unknown, there is no such layer, or the networks' layers differ.
+
+    Examples
+    --------
+    >>> trained, fresh = random_mlp(width=4, depth=3, seed=0), random_mlp(width=4, depth=3, seed=1)
+    >>> mixed = partly_loaded(trained, fresh, "first", 1)
+    >>> [torch.equal(mixed[i].weight, trained[i].weight) for i in (0, 2, 4)]
+    [True, True, False]
+    """
+    if which not in LOADED:
+        raise InputError(f"which is {which!r}; allowed are {', '.join(LOADED)}.")
+    known, drawn = weighted_layers(trained), weighted_layers(fresh)
+    shapes = [[(n, tuple(p.shape)) for n, m in layers.items() for p in m.parameters()] for layers in (known, drawn)]
+    if shapes[0] != shapes[1]:
+        raise InputError("trained and fresh have different layers; allowed are two networks of one architecture.")
+    least = -1 if which == "first" else 0
+    if isinstance(layer, bool) or not isinstance(layer, int) or not least <= layer < len(known):
+        raise InputError(
+            f"layer is {layer!r}; allowed for {which!r} are whole numbers from {least} to {len(known) - 1}."
+        )
+    taken = {"first": lambda i: i <= layer, "last": lambda i: i > layer, "all_but_one": lambda i: i != layer}[which]
+    memo: dict[int, Any] = {id(t): t for t in (*trained.parameters(), *trained.buffers())}  # shared, not copied
+    mixed = copy.deepcopy(trained, memo)
+    for i, (name, module) in enumerate(weighted_layers(mixed).items()):
+        if not taken(i):
+            for parameter in list(module._parameters):
+                module._parameters[parameter] = drawn[name]._parameters[parameter]
+    return mixed
+
+
+def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the convolutions and linear layers of a model by name, in the order of `modules()`.
+
+    Parameters
+    ----------
+    model : nn.Module
+
+    Returns
+    -------
+    dict from str to nn.Module
+
+    Examples
+    --------
+    >>> list(weighted_layers(random_mlp(width=4, depth=3)))
+    ['0', '2', '4']
+    """
+    return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
 
 
 def shuffled_weights(model: nn.Module, seed: int = 0) -> nn.Module:

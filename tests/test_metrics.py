@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -152,3 +153,90 @@ def test_high_pass_share_of_white_noise_and_of_smooth_maps() -> None:
     shares = metrics.high_pass_share(noise[:1] * scales)
     np.testing.assert_allclose(shares[:3], [float(shares[0])] * 3, rtol=1e-6)
     assert shares[3].isnan()
+
+
+# Distances between classes
+
+
+@given(seeds, st.integers(2, 5))
+def test_the_distance_of_classes_is_the_mean_over_pairs_of_unit_maps(seed: int, n: int) -> None:
+    a = maps(seed, n, 2, 3, 4, 4).double()
+    units = [m / m.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1) for m in a]
+    ranged = [(m - m.amin((1, 2, 3), True)) / (m.amax((1, 2, 3), True) - m.amin((1, 2, 3), True)) for m in a]
+    for scale, scaled in (("norm", units), ("range", ranged), ("raw", list(a))):
+        pairs = [(scaled[i] - scaled[j]).flatten(1).norm(dim=1) for i in range(n) for j in range(i)]
+        torch.testing.assert_close(metrics.class_distance(a, scale), torch.stack(pairs).mean(0))
+    if n == 2:
+        torch.testing.assert_close(metrics.class_distance(a), (2 - 2 * metrics.cosine(a[0], a[1])).sqrt())
+
+
+def test_the_scale_of_a_method_changes_its_raw_distance_alone() -> None:
+    a = maps(3, 4, 2, 3, 4, 4)
+    for scale in ("norm", "range"):
+        torch.testing.assert_close(metrics.class_distance(1000 * a, scale), metrics.class_distance(a, scale))
+    torch.testing.assert_close(metrics.class_distance(1000 * a, "raw"), 1000 * metrics.class_distance(a, "raw"))
+    # The size of each class's map is no difference between classes either.
+    sizes = torch.tensor([1.0, 10.0, 100.0, 1000.0])[:, None, None, None, None]
+    torch.testing.assert_close(metrics.class_distance(sizes * a), metrics.class_distance(a))
+
+
+def test_distances_that_are_known() -> None:
+    noise = maps(0, 5, 1, 3, 64, 64)
+    np.testing.assert_allclose(metrics.class_distance(noise), math.sqrt(2), atol=0.01)
+    same = noise[:1].expand(3, -1, -1, -1, -1)
+    assert metrics.class_distance(same).item() == 0
+    assert metrics.class_distance(torch.stack([noise[0], -noise[0]])).item() == pytest.approx(2)
+    shifted = noise[0].double() + 1e-9 * noise[1].double()
+    assert metrics.class_distance(torch.stack([noise[0].double(), shifted])).item() == pytest.approx(1e-9, rel=0.1)
+
+
+def test_undefined_distances_are_nan() -> None:
+    a = maps(1, 3, 4, 3, 4, 4)
+    a[1, 0] = 0
+    a[2, 1] = math.inf
+    a[0, 2] = 5.0  # constant: it has a norm and no range
+    undefined = {scale: metrics.class_distance(a, scale).isnan().tolist() for scale in ("norm", "range")}
+    assert undefined == {"norm": [True, True, False, False], "range": [True, True, True, False]}
+
+
+# Is it noise?
+
+
+def test_kurtosis_equals_scipys_after_each_channels_mean_is_removed() -> None:
+    from scipy.stats import kurtosis
+
+    x = maps(0, 2, 3, 8, 8).exp()
+    for found, sample in zip(metrics.excess_kurtosis(x), x.double(), strict=True):
+        centered = sample - sample.mean((1, 2), keepdim=True)
+        assert float(found) == pytest.approx(kurtosis(centered.flatten().numpy()))
+    torch.testing.assert_close(metrics.excess_kurtosis(1e-20 * x), metrics.excess_kurtosis(x))
+    assert metrics.excess_kurtosis(torch.ones(1, 3, 8, 8)).isnan()
+    noise = maps(1, 1, 3, 128, 128)
+    assert abs(float(metrics.excess_kurtosis(noise))) < 0.1
+
+
+@pytest.mark.parametrize("lag", [1, 3])
+def test_autocorrelation_equals_numpy(lag: int) -> None:
+    x = maps(2, 1, 1, 9, 7).double()
+    z = x[0, 0].numpy()
+    down = np.corrcoef(z[lag:].ravel(), z[:-lag].ravel())[0, 1]
+    right = np.corrcoef(z[:, lag:].ravel(), z[:, :-lag].ravel())[0, 1]
+    assert float(metrics.autocorrelation(x, lag)) == pytest.approx((down + right) / 2)
+    smooth = torch.nn.functional.avg_pool2d(maps(3, 1, 3, 130, 130), 3, stride=1)  # 2/3 of two neighbors is shared
+    assert float(metrics.autocorrelation(smooth)) == pytest.approx(2 / 3, abs=0.03)
+    assert metrics.autocorrelation(torch.ones(1, 3, 8, 8)).isnan()
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: metrics.class_distance(maps(0, 1, 1, 3, 4, 4)), "there are 1 maps per sample; allowed are at least"),
+        (lambda: metrics.class_distance(maps(0, 2, 1, 3, 4, 4), "unit"), "scale is 'unit'; allowed are norm, range,"),
+        (lambda: metrics.excess_kurtosis(maps(0, 3, 4)), "a map has shape .3, 4.; allowed is .batch, channels"),
+        (lambda: metrics.autocorrelation(maps(0, 1, 3, 4, 6), 4), "lag is 4; allowed are whole numbers from 1 to 3."),
+        (lambda: metrics.autocorrelation(maps(0, 1, 3, 4, 6), 0), "lag is 0; allowed are whole numbers from 1 to 3."),
+    ],
+)
+def test_bad_maps_and_options_of_distances_and_noise(call: Callable[[], object], said: str) -> None:
+    with pytest.raises(modbp.InputError, match=said):
+        call()

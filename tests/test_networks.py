@@ -258,3 +258,77 @@ def test_shuffled_weights_keep_the_numbers_and_lose_their_places() -> None:
         moved = not torch.equal(first.state_dict()[name], value)
         assert moved == (name in ("0.weight", "2.weight")), name
     assert not torch.equal(first[0].weight, other[0].weight)
+
+
+# Average-pooling for max-pooling
+
+
+def test_average_pooling_replaces_max_pooling_wherever_it_is_and_nothing_else() -> None:
+    inner = nn.Sequential(nn.Conv2d(4, 4, 3), nn.ReLU(), nn.MaxPool2d(3, stride=1, padding=1, ceil_mode=True))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), inner).eval()
+    x = pictures()
+    before = model(x)
+    averaged = networks.average_pooled(model)
+    assert not any(isinstance(m, nn.MaxPool2d) for m in averaged.modules())
+    assert not averaged.training
+    h = nn.functional.avg_pool2d(model[1](model[0](x)), 2)
+    h = nn.functional.avg_pool2d(inner[1](inner[0](h)), 3, 1, 1, ceil_mode=True, count_include_pad=False)
+    torch.testing.assert_close(averaged(x), h)
+    torch.testing.assert_close(model(x), before)
+    assert averaged[0].weight is not model[0].weight
+    with pytest.raises(InputError, match=r"0 has dilation 2; allowed is 1"):
+        networks.average_pooled(nn.Sequential(nn.MaxPool2d(2, dilation=2)))
+
+
+# Partly loaded networks
+
+
+@pytest.mark.parametrize("layer", [0, 3, 15])
+def test_vgg16_gets_the_layers_that_it_is_said_to_get(layer: int) -> None:
+    """Numbered as the papers do: thirteen convolutions, then three fully connected layers."""
+    trained, fresh = zoo.load(weights="random", seed=1), zoo.load(weights="random", seed=2)
+    kept = zoo.fingerprint(trained), zoo.fingerprint(fresh)
+    for which, expected in {
+        "first": [i <= layer for i in range(16)],
+        "last": [i > layer for i in range(16)],
+        "all_but_one": [i != layer for i in range(16)],
+    }.items():
+        mixed = networks.partly_loaded(trained, fresh, which, layer)
+        layers = [networks.weighted_layers(n) for n in (mixed, trained, fresh)]
+        assert len(layers[0]) == 16
+        for is_trained, name in zip(expected, layers[0], strict=True):
+            source = layers[1 if is_trained else 2][name]
+            assert layers[0][name].weight is source.weight  # no copy of half a gigabyte
+            assert layers[0][name].bias is source.bias
+        assert not mixed.training
+        assert mixed.categories == trained.categories
+    assert (zoo.fingerprint(trained), zoo.fingerprint(fresh)) == kept
+
+
+def test_no_layer_and_all_layers() -> None:
+    trained, fresh = (random_mlp(width=5, depth=3, seed=s) for s in (1, 2))
+    x = torch.randn(2, 5)
+    torch.testing.assert_close(networks.partly_loaded(trained, fresh, "first", -1)(x), fresh(x))
+    torch.testing.assert_close(networks.partly_loaded(trained, fresh, "first", 2)(x), trained(x))
+    torch.testing.assert_close(networks.partly_loaded(trained, fresh, "last", 2)(x), fresh(x))
+
+
+@pytest.mark.parametrize(
+    ("which", "layer", "said"),
+    [
+        ("part", 0, "which is 'part'; allowed are first, last, all_but_one."),
+        ("first", 3, "layer is 3; allowed for 'first' are whole numbers from -1 to 2."),
+        ("last", -1, "layer is -1; allowed for 'last' are whole numbers from 0 to 2."),
+        ("all_but_one", True, "layer is True; allowed"),
+    ],
+)
+def test_no_such_layer(which: str, layer: int, said: str) -> None:
+    trained, fresh = (random_mlp(width=5, depth=3, seed=s) for s in (1, 2))
+    with pytest.raises(InputError) as caught:
+        networks.partly_loaded(trained, fresh, which, layer)
+    assert said in str(caught.value)
+
+
+def test_two_architectures_cannot_be_mixed() -> None:
+    with pytest.raises(InputError, match="allowed are two networks of one architecture"):
+        networks.partly_loaded(random_mlp(width=5, depth=3), random_mlp(width=6, depth=3), "first", 0)

@@ -3,7 +3,9 @@
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.convergence import chance_level, csc
 from modbp.metrics.energy import column_energies
+from modbp.metrics.noise import autocorrelation, excess_kurtosis
 from modbp.metrics.similarity import (
+    class_distance,
     correlation,
     cosine,
     high_pass,
@@ -30,7 +32,9 @@ from modbp.metrics.summary import Summary, summarize, summarize_each
 
 __all__ = [
     "Summary",
+    "autocorrelation",
     "chance_level",
+    "class_distance",
     "column_energies",
     "correlation",
     "cosine",
@@ -38,6 +42,7 @@ __all__ = [
     "effective_chain",
     "effective_matrix",
     "energy_rate",
+    "excess_kurtosis",
     "high_pass",
     "high_pass_correlation",
     "high_pass_share",
