@@ -15,6 +15,7 @@ import os
 import platform
 import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,14 +29,34 @@ from modbp.formatting import decimals, number, plus_minus
 if TYPE_CHECKING:
     import pandas as pd
 
-Allowed = type | range | tuple[float, float] | Collection[str]
-"""What a parameter may be: `str`, whole numbers in a range, numbers from low to high, or names out of a collection."""
-
 PACKAGES = ("modbp", "torch", "torchvision", "captum", "numpy", "pillow")
 """The packages whose versions a record holds."""
 
 OWN_KEYS = ("walkthrough", "parameters", "versions", "verdicts")
 """What a record always holds; facts have other names."""
+
+
+@dataclass(frozen=True)
+class Several:
+    """One or more numbers, as a list or as text with commas.
+
+    Parameters
+    ----------
+    each : range or (float, float)
+        What each of them may be.
+
+    Examples
+    --------
+    >>> check_parameters({"filters": "16, 64"}, {"filters": Several(range(1, 100))})
+    namespace(filters=[16, 64])
+    """
+
+    each: range | tuple[float, float]
+
+
+Allowed = type | range | tuple[float, float] | Collection[str] | Several
+"""What a parameter may be: `str`, whole numbers in a range, numbers from low to high, names out of a collection, or
+several numbers."""
 
 
 def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> SimpleNamespace:
@@ -49,12 +70,12 @@ def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -
         is found.
     allowed : mapping from str to type, range, tuple or collection of str
         `str` for text; a `range` for whole numbers; `(low, high)` for numbers; a collection of names for one or more
-        of them, as a list or as text with commas.
+        of them, as a list or as text with commas; `Several` for numbers in the same way.
 
     Returns
     -------
     types.SimpleNamespace
-        The parameters by name; several names always as a list.
+        The parameters by name; several names or numbers always as a list, each of them once.
 
     Raises
     ------
@@ -88,6 +109,13 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
             raise wrong
         return value
+    if isinstance(allowed, Several):
+        numbers = [_number(part) for part in value.split(",")] if isinstance(value, str) else value
+        numbers = [numbers] if whole or isinstance(value, float) else numbers
+        try:
+            return list(dict.fromkeys(_checked(name, number, allowed.each) for number in numbers or [None]))
+        except (InputError, TypeError):
+            raise wrong from None
     if _is_interval(allowed):
         low, high = allowed
         if not (whole or isinstance(value, float)) or not low <= value <= high:
@@ -99,6 +127,16 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
     return list(dict.fromkeys(names))
 
 
+def _number(text: str) -> int | float | str:
+    """Return what a text says, or the text itself where that is no number."""
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            pass
+    return text
+
+
 def _is_interval(allowed: Allowed) -> TypeGuard[tuple[float, float]]:
     return isinstance(allowed, tuple) and len(allowed) == 2 and not any(isinstance(end, str) for end in allowed)
 
@@ -108,6 +146,8 @@ def _describe(allowed: Allowed) -> str:
         return f"a whole number from {allowed[0]} to {allowed[-1]}"
     if isinstance(allowed, type):
         return {"str": "text", "bool": "True or False"}.get(allowed.__name__, f"of type {allowed.__name__}")
+    if isinstance(allowed, Several):
+        return f"one or more, with commas, of {_describe(allowed.each).removeprefix('a ').replace('number', 'numbers')}"
     if _is_interval(allowed):
         return f"a number from {allowed[0]:g} to {allowed[1]:g}"
     return f"one or more, with commas, of {', '.join(map(str, allowed))}"

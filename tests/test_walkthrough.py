@@ -327,6 +327,33 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
 # The ledger
 
 
+@pytest.mark.parametrize(
+    ("value", "each", "expected"),
+    [
+        ("16, 64,256", range(1, 1000), [16, 64, 256]),
+        ([4, 4, 2], range(1, 1000), [4, 2]),
+        (7, range(1, 1000), [7]),
+        ("0.5, 2", (0.1, 10.0), [0.5, 2.0]),
+        (0.5, (0.1, 10.0), [0.5]),
+    ],
+)
+def test_several_numbers(value: object, each: Any, expected: list[float]) -> None:
+    found = walkthrough.check_parameters({"n": value}, {"n": walkthrough.Several(each)}).n
+    assert found == expected
+    assert [type(n) for n in found] == [type(n) for n in expected]
+
+
+@pytest.mark.parametrize("value", ["", "a", "1,", "0", "1000", "1.5", [], [True], None, True, {}, "1;2", [[1]], "nan"])
+def test_several_numbers_are_refused_in_one_sentence(value: object) -> None:
+    allowed = {"filters": walkthrough.Several(range(1, 1000))}
+    with pytest.raises(InputError) as caught:
+        walkthrough.check_parameters({"filters": value}, allowed)
+    said = "allowed is one or more, with commas, of whole numbers from 1 to 999."
+    assert str(caught.value) == f"the parameter filters is {value!r}; {said}"
+    with pytest.raises(InputError, match=r"of numbers from 2 to 10\."):
+        walkthrough.check_parameters({"budgets": value}, {"budgets": walkthrough.Several((2.0, 10.0))})
+
+
 def test_the_ledger_is_complete_and_in_order() -> None:
     expected = [f"{letter}{n}" for letter, last in (("S", 16), ("N", 12), ("Z", 13)) for n in range(1, last + 1)]
     assert list(claims.LEDGER) == expected
