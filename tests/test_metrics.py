@@ -190,6 +190,17 @@ def test_distances_that_are_known() -> None:
     assert metrics.class_distance(torch.stack([noise[0].double(), shifted])).item() == pytest.approx(1e-9, rel=0.1)
 
 
+@given(seeds, st.integers(2, 4))
+def test_distances_up_to_sign_do_not_see_the_sign(seed: int, n: int) -> None:
+    a = maps(seed, n, 2, 3, 4, 4)
+    signs = torch.tensor([1.0, -1.0, 1.0, -1.0])[:n, None, None, None, None]
+    found = metrics.class_distances(a, up_to_sign=True)
+    torch.testing.assert_close(metrics.class_distances(signs * a, up_to_sign=True), found)
+    cosines = torch.stack([metrics.cosine(a[i], a[j]).abs() for i in range(n) for j in range(i + 1, n)])
+    torch.testing.assert_close(found, (2 - 2 * cosines).sqrt())
+    torch.testing.assert_close(found.mean(0), metrics.class_distance(a, up_to_sign=True))
+
+
 def test_undefined_distances_are_nan() -> None:
     a = maps(1, 3, 4, 3, 4, 4)
     a[1, 0] = 0

@@ -15,6 +15,7 @@ from modbp.claims.quantities import (
     POOLED,
     RANDOM_CLASSES,
     RANDOM_HIGH_PASS,
+    RAW_RATIO,
     TRAINING,
     WHITE,
 )
@@ -206,7 +207,7 @@ NIE = (
             CLASS_DISTANCE.format("gradient"): about(2**0.5, 0.10),
             CLASS_DISTANCE.format("guided_backprop"): at_most(0.40),
             CLASS_DISTANCE.format("deconvolution"): at_most(0.40),
-            "raw distance over that of the gradient, deconvolution": at_least(1.0),
+            RAW_RATIO: at_least(1.0),
         },
     ),
 )

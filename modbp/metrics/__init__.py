@@ -2,10 +2,12 @@
 
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.convergence import chance_level, csc
+from modbp.metrics.edges import edge_magnitude
 from modbp.metrics.energy import column_energies
 from modbp.metrics.noise import autocorrelation, excess_kurtosis
 from modbp.metrics.similarity import (
     class_distance,
+    class_distances,
     correlation,
     cosine,
     high_pass,
@@ -35,10 +37,12 @@ __all__ = [
     "autocorrelation",
     "chance_level",
     "class_distance",
+    "class_distances",
     "column_energies",
     "correlation",
     "cosine",
     "csc",
+    "edge_magnitude",
     "effective_chain",
     "effective_matrix",
     "energy_rate",

@@ -82,13 +82,13 @@ def pairwise_cosine(maps: Tensor) -> Tensor:
 SCALES = ("norm", "range", "raw")
 
 
-def class_distance(maps: Tensor, scale: str = "norm") -> Tensor:
-    r"""Return the mean distance between the maps of every two classes of the same sample.
+def class_distances(maps: Tensor, scale: str = "norm", up_to_sign: bool = False) -> Tensor:
+    r"""Return the distance between the maps of every two classes of the same sample.
 
-    .. math:: \frac{2}{n(n-1)}\sum_{k<k'}\lVert\hat s_k-\hat s_{k'}\rVert_2
+    .. math:: \lVert\hat s_k-\hat s_{k'}\rVert_2,\qquad k<k'
 
-    With maps of norm 1 it lies between 0 and 2, and every pair's distance is √(2 − 2 cos): √2 for maps that have
-    nothing in common. Source: ours. Nie et al. (2018) report an average distance whose definition we have not seen.
+    With maps of norm 1 it lies between 0 and 2 and is √(2 − 2 cos): √2 for maps that have nothing in common. Source:
+    ours. Nie et al. (2018) report an average distance whose definition we have not seen.
 
     Parameters
     ----------
@@ -97,11 +97,15 @@ def class_distance(maps: Tensor, scale: str = "norm") -> Tensor:
     scale : {"norm", "range", "raw"}, default "norm"
         What is done to each map first: divided by its norm; brought to [0, 1], as for a picture; or nothing. Raw maps
         of different methods differ in size by orders of magnitude, so their distances say nothing about classes.
+    up_to_sign : bool, default False
+        Take a map and its negative for the same: the smaller one of the distances to both. Relevance that starts as
+        the logit itself changes its sign with it, and a rule of rank 1 then returns one map with two signs.
 
     Returns
     -------
-    Tensor of float64, shape (batch,)
-        NaN where one of the maps is not finite, or has no scale: is zero (`"norm"`) or constant (`"range"`).
+    Tensor of float64, shape (pairs, batch)
+        In the order of `torch.triu_indices`. NaN where one of the maps is not finite, or has no scale: is zero
+        (`"norm"`) or constant (`"range"`).
 
     Raises
     ------
@@ -110,10 +114,9 @@ def class_distance(maps: Tensor, scale: str = "norm") -> Tensor:
 
     Examples
     --------
-    >>> class_distance(torch.eye(3).unsqueeze(1)) - 2**0.5 < 1e-12
-    tensor([True])
-    >>> class_distance(torch.tensor([[[1.0, 0.0]], [[5.0, 0.0]]])).item()  # the same map, but for its size
-    0.0
+    >>> maps = torch.tensor([[[1.0, 0.0]], [[5.0, 0.0]], [[-1.0, 0.0]]])
+    >>> class_distances(maps)[:, 0].tolist(), class_distances(maps, up_to_sign=True)[:, 0].tolist()
+    ([0.0, 2.0, 2.0], [0.0, 0.0, 0.0])
     """
     if scale not in SCALES:
         raise InputError(f"scale is {scale!r}; allowed are {', '.join(SCALES)}.")
@@ -121,7 +124,39 @@ def class_distance(maps: Tensor, scale: str = "norm") -> Tensor:
     scaled = torch.stack([_SCALED[scale](m).flatten(1) for m in maps], dim=1)
     # Not by scalar products: maps that hardly differ would lose half of the digits of their distance.
     distances = torch.cdist(scaled, scaled, compute_mode="donot_use_mm_for_euclid_dist")
-    return distances[:, first, second].mean(1)
+    if up_to_sign:
+        flipped = torch.cdist(scaled, -scaled, compute_mode="donot_use_mm_for_euclid_dist")
+        distances = torch.minimum(distances, flipped)
+    return distances[:, first, second].T
+
+
+def class_distance(maps: Tensor, scale: str = "norm", up_to_sign: bool = False) -> Tensor:
+    r"""Return the mean distance between the maps of every two classes of the same sample.
+
+    .. math:: \frac{2}{n(n-1)}\sum_{k<k'}\lVert\hat s_k-\hat s_{k'}\rVert_2
+
+    Source: ours, definition "Distance of classes" of `book/image-recovery.md`.
+
+    Parameters
+    ----------
+    maps, scale, up_to_sign
+        As for `class_distances`.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+
+    Raises
+    ------
+    InputError
+        As `class_distances`.
+
+    Examples
+    --------
+    >>> class_distance(torch.eye(3).unsqueeze(1)) - 2**0.5 < 1e-12
+    tensor([True])
+    """
+    return class_distances(maps, scale, up_to_sign).mean(0)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:

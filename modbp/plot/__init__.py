@@ -5,7 +5,7 @@ from modbp.plot.cones import cones, triangles
 from modbp.plot.curves import Curve, curves
 from modbp.plot.phases import against_law, phases
 from modbp.plot.pictures import CLIP, PICTURE_DPI, as_picture, map_grid, photograph, picture_grid
-from modbp.plot.points import dots
+from modbp.plot.points import dots, ranking
 from modbp.plot.style import NAMES, STYLE, Picture, legend, render, style
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "phases",
     "photograph",
     "picture_grid",
+    "ranking",
     "render",
     "step_of_multipliers",
     "style",

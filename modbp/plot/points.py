@@ -72,3 +72,48 @@ def dots(
         axis.grid(axis="x", visible=False)
         legend(figure, 5, handletextpad=0.3)
         return render(figure, "png", f"plot of {ylabel}: {', '.join(values)}")
+
+
+def ranking(
+    values: Mapping[str, Mapping[str, Sequence[float]]],
+    xlabel: str,
+    levels: Mapping[str, float] | None = None,
+    logarithmic: bool = False,
+) -> Picture:
+    """Draw one row per method, with a dot per image for each series: for more methods than stand side by side.
+
+    Parameters
+    ----------
+    values : mapping from series to mapping from method to sequence of float
+        The rows stand in the order in which the methods first appear, from the top. What is not finite is left out.
+    xlabel : str
+    levels : mapping from str to float, optional
+        Drawn as dashed lines, such as the level of unrelated maps.
+    logarithmic : bool, default False
+
+    Returns
+    -------
+    Picture
+
+    Examples
+    --------
+    >>> ranking({"as they are": {"gradient": [1.4, 1.4]}}, "distance", levels={"unrelated": 2**0.5})
+    <plot of distance: as they are>
+    """
+    from matplotlib.figure import Figure
+
+    methods = list(dict.fromkeys(m for series in values.values() for m in series))
+    with style():
+        figure = Figure(figsize=(6.8, max(2.4, 0.8 + 0.22 * len(methods))))
+        axis = figure.subplots()
+        for s, (series, by_method) in enumerate(values.items()):
+            dots = [(x, methods.index(m)) for m, numbers in by_method.items() for x in numbers if np.isfinite(x)]
+            axis.plot(*np.array(dots).reshape(-1, 2).T, "osD^v"[s % 5], ms=5, alpha=0.8, label=series, clip_on=False)
+        for name, level in (levels or {}).items():
+            axis.axvline(level, color="black", lw=1, ls="--", label=name)
+        if logarithmic:
+            axis.set_xscale("log")
+        axis.set_yticks(range(len(methods)), [NAMES.get(m, m) for m in methods], fontsize=8)
+        axis.set(xlabel=xlabel, ylim=(len(methods) - 0.5, -0.5))
+        legend(figure, 5, handletextpad=0.3)
+        return render(figure, "png", f"plot of {xlabel}: {', '.join(values)}")
