@@ -115,8 +115,11 @@ def weights_of(
 
 @pytest.mark.parametrize("pool", [None, nn.MaxPool2d(3, 1, padding=1), nn.MaxPool2d(2), nn.AvgPool2d(2)])
 @pytest.mark.parametrize("stride", [1, 2])
-def test_the_streamed_maps_are_the_engines(pool: nn.Module | None, stride: int) -> None:
+def test_the_streamed_maps_are_the_engines(
+    pool: nn.Module | None, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same weights in a network of modules, explained by the rules that all other pages use."""
+    monkeypatch.setattr(simulate, "FILTERS", 16)
     x = torch.cat([images(8, 8, seed, channels=3) for seed in (1, 2)])
     patches, n, logits = Patches(5, stride), 21, 2  # 21 filters are a block and a part of one
     convolution = nn.Conv2d(3, n, 5, stride, padding=2, bias=False).double()
@@ -139,7 +142,8 @@ def test_the_streamed_maps_are_the_engines(pool: nn.Module | None, stride: int) 
         assert ((maps["guided_backprop"][n] * x).flatten(2).sum(2) >= 0).all()
 
 
-def test_one_run_gives_all_narrower_networks() -> None:
+def test_one_run_gives_all_narrower_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(simulate, "FILTERS", 16)
     x, patches = images(8, 8, 0), Patches(3)
     together = recovery.three_layer_maps(x, [20, 4, 37, 16], patches, seed=5)
     for n in (4, 16, 20, 37):
@@ -151,6 +155,18 @@ def test_one_run_gives_all_narrower_networks() -> None:
     assert not torch.equal(more[0], more[1])
     other = recovery.three_layer_maps(x, 20, patches, seed=6)["gradient"][20]
     assert float(cosine(other, together["gradient"][20])[0].abs()) < 0.9
+
+
+@pytest.mark.parametrize("method", recovery.MASKS)
+def test_one_method_alone_has_the_same_weights(method: str) -> None:
+    x = images(6, 6, 0)
+    for simulated in (
+        lambda **options: recovery.three_layer_maps(x, 20, Patches(3), logits=2, **options),
+        lambda **options: recovery.one_patch_maps(x.flatten(), 20, draws=2, **options),
+    ):
+        alone = simulated(methods=[method])
+        assert list(alone) == [method]
+        assert torch.equal(alone[method][20], simulated()[method][20])
 
 
 def test_one_patch_is_a_fully_connected_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,11 +215,13 @@ def test_the_gradients_covariance_and_deconvolutions_constant() -> None:
     found = [recovery.three_layer_maps(x, n, patches, seed=s) for s in range(draws)]
     gradient = torch.stack([f["gradient"][n].flatten() for f in found])
     covariance = gradient.T @ gradient / draws
-    expected = torch.diag(n * 9 / 2 * torch.ones(50, dtype=torch.float64))
+    expected = torch.diag(recovery.gradient_variance(x, n, patches).expand_as(x).flatten())
+    assert expected[0, 0] == n * 9 / 2
     assert float((covariance - expected).abs().max()) < 0.15 * n * 9 / 2
     deconvolution = torch.stack([f["deconvolution"][n][0, 0] for f in found])
     constant = deconvolution.mean((2, 3), keepdim=True).expand_as(deconvolution)
-    share = float(constant.square().sum() / deconvolution.square().sum())
+    share = float(recovery.constant_power(deconvolution).sum() / deconvolution.square().sum())
+    assert share == pytest.approx(float(constant.square().sum() / deconvolution.square().sum()))
     assert share == pytest.approx(recovery.constant_share(25), abs=0.02)
 
 
@@ -213,7 +231,8 @@ def test_the_error_of_one_patch(entries: int, n_filters: int) -> None:
     draws = 4000 if entries < 75 else 600
     maps = recovery.one_patch_maps(x, n_filters, draws=draws)["guided_backprop"][n_filters]
     mean = n_filters / (2 * math.pi) * x / x.norm()
-    errors = (maps - mean).square().sum(1) / mean.square().sum()
+    errors = recovery.squared_error(maps, mean)
+    torch.testing.assert_close(errors, (maps - mean).square().sum(1) / mean.square().sum())
     assert float(errors.mean()) == pytest.approx(recovery.one_patch_error(entries, n_filters), rel=0.06)
     drawn = recovery.one_patch_cosines(entries, n_filters, draws=draws)
     simulated = cosine(maps, x[None])
@@ -290,6 +309,11 @@ def test_what_a_max_pooling_lets_through_of_a_white_image() -> None:
         (lambda: recovery.three_layer_maps(torch.ones(1, 1, 8, 8), 4, Patches(3), logits=0), "logits is 0; allowed"),
         (lambda: recovery.three_layer_maps(torch.ones(1, 1, 8, 8), 4, Patches(3), seed=-1), "seed is -1; allowed"),
         (lambda: recovery.three_layer_maps(torch.full((1, 1, 8, 8), math.nan), 4, Patches(3)), "NaN"),
+        (
+            lambda: recovery.three_layer_maps(torch.ones(1, 1, 8, 8), 4, Patches(3), methods=["rectgrad"]),
+            "methods is ['rectgrad']; allowed are one or more of gradient, deconvolution, guided_backprop.",
+        ),
+        (lambda: recovery.one_patch_maps(torch.ones(2), 4, methods=()), "methods is (); allowed are one or more"),
         (lambda: recovery.one_patch_maps(torch.ones(2, 2), 4), "x is torch.float32 of shape (2, 2); allowed"),
         (lambda: recovery.one_patch_maps(torch.ones(2), 4, draws=0), "draws is 0; allowed"),
         (lambda: recovery.recovery_cosine(-1.0), "snr is -1.0; allowed are finite numbers"),

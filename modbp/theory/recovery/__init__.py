@@ -3,6 +3,7 @@
 from modbp.theory.recovery.laws import (
     arc_cosine,
     arc_cosine_recursion,
+    constant_power,
     constant_share,
     equal_norm_snr,
     expected_maximum,
@@ -11,9 +12,10 @@ from modbp.theory.recovery.laws import (
     one_patch_cosines,
     one_patch_error,
     recovery_cosine,
+    squared_error,
     two_logits_cosine,
 )
-from modbp.theory.recovery.patches import Patches, noise_correction, signal_to_noise
+from modbp.theory.recovery.patches import Patches, gradient_variance, noise_correction, signal_to_noise
 from modbp.theory.recovery.simulate import one_patch_maps, three_layer_maps
 from modbp.theory.recovery.template import MASKS, Mask, masked_backward
 
@@ -23,10 +25,12 @@ __all__ = [
     "Patches",
     "arc_cosine",
     "arc_cosine_recursion",
+    "constant_power",
     "constant_share",
     "equal_norm_snr",
     "expected_maximum",
     "fully_connected_cosine",
+    "gradient_variance",
     "masked_backward",
     "max_pooled_cosine",
     "noise_correction",
@@ -35,6 +39,7 @@ __all__ = [
     "one_patch_maps",
     "recovery_cosine",
     "signal_to_noise",
+    "squared_error",
     "three_layer_maps",
     "two_logits_cosine",
 ]

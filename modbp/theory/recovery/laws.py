@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from modbp.errors import InputError
 
@@ -141,6 +142,52 @@ def constant_share(pixels: int) -> float:
     """
     _at_least_one(pixels=pixels)
     return 1 / math.pi + (1 - 1 / math.pi) / pixels
+
+
+def constant_power(maps: Tensor) -> Tensor:
+    r"""Return the part of each map's power :math:`\lVert s\rVert^2` that is one constant per channel.
+
+    The ratio of its sum over many networks to that of the power is what `constant_share` predicts.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (batch, channels, height, width)
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+
+    Examples
+    --------
+    >>> import torch
+    >>> constant_power(torch.tensor([[[[1.0, 3.0]], [[1.0, -1.0]]]]))  # means 2 and 0 over two pixels
+    tensor([8.], dtype=torch.float64)
+    """
+    return maps.double().mean((2, 3)).square().sum(1) * maps[0, 0].numel()
+
+
+def squared_error(maps: Tensor, mean: Tensor) -> Tensor:
+    r"""Return the squared relative error of maps, :math:`\lVert s-Es\rVert^2/\lVert Es\rVert^2`.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (batch, ...)
+    mean : Tensor, of a shape that broadcasts with `maps`
+        What they should be.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch,)
+        Infinite where the mean is zero and the map is not.
+
+    Examples
+    --------
+    >>> import torch
+    >>> squared_error(torch.tensor([[3.0, 4.0], [3.0, 1.0]]), torch.tensor([3.0, 4.0]))
+    tensor([0.0000, 0.3600], dtype=torch.float64)
+    """
+    difference, mean = maps.double() - mean.double(), mean.double().expand_as(maps)
+    return difference.flatten(1).square().sum(1) / mean.flatten(1).square().sum(1)
 
 
 def one_patch_error(entries: int, n_filters: int, top_weights: bool = True) -> float:
@@ -284,11 +331,11 @@ def expected_maximum(n: int, positive_part: bool = False) -> float:
 def max_pooled_cosine(method: str, n_filters: int, window: int, channels: int = 3) -> float:
     r"""Return the cosine with the normalized image behind a max-pooling layer, for white images.
 
-    .. math:: \Big(1+\frac1{\mathrm{SNR}}+\gamma_w\Big)^{-1/2},\quad
-        \mathrm{SNR}=\frac{N\mu_M^2}{\pi CM},\quad M=w^2,\quad
-        \gamma_w=\frac{q_w^2-1}{(M-1)^2},\quad q_w=\sum_{|\delta|<w}\Big(1-\frac{|\delta|}w\Big)^2
+    .. math:: \Big(1+\frac1{\mathrm{SNR}}+\gamma_M\Big)^{-1/2},\quad
+        \mathrm{SNR}=\frac{N\mu_M^2}{\pi CM},\quad M=b^2,\quad
+        \gamma_M=\frac{q_b^2-1}{(M-1)^2},\quad q_b=\sum_{|\delta|<b}\Big(1-\frac{|\delta|}b\Big)^2
 
-    for Deconvolution; :math:`\gamma_w` is the power of the ghosts of neighboring patches. For Guided Backprop
+    for Deconvolution; :math:`\gamma_M` is the power of the ghosts of neighboring patches. For Guided Backprop
     :math:`\mu_M^+` replaces :math:`\mu_M`, the noise has the factor :math:`1-2^{-M}`, and the ghosts shrink. Source:
     ours, law "Max-pooling on white images"; heuristic, for windows side by side and filters wider than a window.
 
@@ -297,7 +344,7 @@ def max_pooled_cosine(method: str, n_filters: int, window: int, channels: int = 
     method : {"deconvolution", "guided_backprop"}
     n_filters : int
     window : int
-        w, its side, from 2.
+        b, its side, from 2.
     channels : int, default 3
 
     Returns

@@ -173,6 +173,30 @@ def signal_to_noise(x: Tensor, n_filters: int, patches: Patches) -> Tensor:
     return n_filters * power / (math.pi**2 * _entries(x, patches))
 
 
+def gradient_variance(x: Tensor, n_filters: int, patches: Patches) -> Tensor:
+    r"""Return the variance of the gradient's entries in a random three-layer network, :math:`NK_m/2`.
+
+    Exact for every number of filters, as the mean over networks. Source: ours, theorem "The gradient is noise" of
+    `book/image-recovery.md`.
+
+    Parameters
+    ----------
+    x : Tensor, shape (batch, channels, height, width)
+    n_filters : int
+    patches : Patches
+
+    Returns
+    -------
+    Tensor of float64, shape (batch, 1, height, width)
+
+    Examples
+    --------
+    >>> gradient_variance(torch.ones(1, 3, 4, 4), 2, Patches(kernel=3))[0, 0, 0].tolist()
+    [4.0, 6.0, 6.0, 4.0]
+    """
+    return n_filters / 2 * patches.coverage(x)[:, None]
+
+
 def noise_correction(x: Tensor, patches: Patches) -> Tensor:
     r"""Return δ, by which the exact noise of Guided Backprop differs from its leading order.
 
@@ -224,8 +248,8 @@ def noise_correction(x: Tensor, patches: Patches) -> Tensor:
     units = torch.where(norms[..., None, None, None] > 0, windows / norms[..., None, None, None], 0.0)
     for down in offsets:
         for right in offsets:
-            if (down, right) == (0, 0):
-                continue
+            if (down, right) <= (0, 0):
+                continue  # the opposite displacement has the same trace, as S is symmetric
             other = units.roll((-down // r, -right // r), (1, 2))
             cosine = (units * other).sum((-3, -2, -1)).clamp(-1, 1)
             sine = (1 - cosine.square()).sqrt()
@@ -237,7 +261,7 @@ def noise_correction(x: Tensor, patches: Patches) -> Tensor:
                 + (other[here] * units[there]).sum((-3, -2, -1))
                 - cosine * (units[here] * units[there] + other[here] * other[there]).sum((-3, -2, -1))
             )
-            total += torch.where(sine > 1e-9, trace / sine, 0.0).sum((1, 2))
+            total += 2 * torch.where(sine > 1e-9, trace / sine, 0.0).sum((1, 2))
     power = patches.normalized(x).flatten(1).square().sum(1)
     return (total - power) / (math.pi**2 * _entries(x, patches))
 

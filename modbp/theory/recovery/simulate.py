@@ -7,7 +7,7 @@ filters are the same for every width asked for, and one run of the widest networ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -19,7 +19,7 @@ from modbp.errors import InputError
 from modbp.theory.recovery.patches import Patches
 from modbp.theory.recovery.template import MASKS
 
-FILTERS = 16
+FILTERS = 64
 """How many filters a block has."""
 
 ENTRIES = 2**22
@@ -36,8 +36,9 @@ def three_layer_maps(
     pool: Callable[[Tensor], Tensor] | None = None,
     logits: int = 1,
     seed: int = 0,
+    methods: Collection[str] = tuple(MASKS),
 ) -> Maps:
-    r"""Return the three maps of logits of a random three-layer network: convolution, ReLU, pooling, linear layer.
+    r"""Return the maps of logits of a random three-layer network: convolution, ReLU, pooling, linear layer.
 
     .. math:: s=\sum_{ij}h_{ij}D_j^\top w_i
 
@@ -57,6 +58,8 @@ def three_layer_maps(
     logits : int, default 1
         How many logits to explain. They share the filters.
     seed : int, default 0
+    methods : collection of str, optional
+        Which of the three maps are wanted; one costs about a third of all. The weights do not depend on it.
 
     Returns
     -------
@@ -66,7 +69,8 @@ def three_layer_maps(
     Raises
     ------
     InputError
-        If `x` has another shape, holds NaN or infinite values, or a number is not a whole one from 1 upwards.
+        If `x` has another shape, holds NaN or infinite values, a number is not a whole one from 1 upwards, or a method
+        is unknown.
 
     Examples
     --------
@@ -79,8 +83,8 @@ def three_layer_maps(
     """
     _check(x, 4, "(batch, channels, height, width)")
     _whole("logits", logits)
-    held = _zeros(x, logits, *x.shape)
-    found: Maps = {method: {} for method in MASKS}
+    held = _zeros(methods, x, logits, *x.shape)
+    found: Maps = {method: {} for method in held}
     response = patches.convolve(x[:1], x.new_zeros(1, x.shape[1], patches.kernel, patches.kernel))
     units = (response if pool is None else pool(response)).shape[2:]
     for rng, pieces in _blocks(n_filters, FILTERS, seed):
@@ -93,15 +97,21 @@ def three_layer_maps(
             for logit, v in enumerate(all_tops[:, part]):
                 top = v.expand(len(x), *v.shape)
                 R = top if pull is None else pull(top.contiguous())[0]
-                for method, mask in MASKS.items():
-                    held[method][logit] += patches.transpose(mask(R, z), filters, x)
+                for method, maps in held.items():
+                    maps[logit] += patches.transpose(MASKS[method](R, z), filters, x)
             _keep(found, held, complete)
     return found
 
 
 @torch.no_grad()
-def one_patch_maps(x: Tensor, n_filters: int | Sequence[int], draws: int = 1, seed: int = 0) -> Maps:
-    r"""Return the three maps of a random network whose filters all see the same one patch.
+def one_patch_maps(
+    x: Tensor,
+    n_filters: int | Sequence[int],
+    draws: int = 1,
+    seed: int = 0,
+    methods: Collection[str] = tuple(MASKS),
+) -> Maps:
+    r"""Return the maps of a random network whose filters all see the same one patch.
 
     With the whole image as the patch that is a fully connected network, and filters are hidden units.
 
@@ -114,6 +124,8 @@ def one_patch_maps(x: Tensor, n_filters: int | Sequence[int], draws: int = 1, se
     draws : int, default 1
         How many independent networks.
     seed : int, default 0
+    methods : collection of str, optional
+        Which of the three maps are wanted.
 
     Returns
     -------
@@ -123,7 +135,8 @@ def one_patch_maps(x: Tensor, n_filters: int | Sequence[int], draws: int = 1, se
     Raises
     ------
     InputError
-        If `x` is no vector, holds NaN or infinite values, or a number is not a whole one from 1 upwards.
+        If `x` is no vector, holds NaN or infinite values, a number is not a whole one from 1 upwards, or a method is
+        unknown.
 
     Examples
     --------
@@ -133,8 +146,8 @@ def one_patch_maps(x: Tensor, n_filters: int | Sequence[int], draws: int = 1, se
     """
     _check(x, 1, "(entries,)")
     _whole("draws", draws)
-    held = _zeros(x, draws, len(x))
-    found: Maps = {method: {} for method in MASKS}
+    held = _zeros(methods, x, draws, len(x))
+    found: Maps = {method: {} for method in held}
     block = max(1, ENTRIES // (draws * len(x)))
     for rng, pieces in _blocks(n_filters, block, seed):
         all_filters = _normal(rng, (draws, block, len(x)), x)
@@ -142,8 +155,8 @@ def one_patch_maps(x: Tensor, n_filters: int | Sequence[int], draws: int = 1, se
         for part, complete in pieces:
             filters, R = all_filters[:, part], all_tops[:, part]
             z = filters @ x
-            for method, mask in MASKS.items():
-                held[method] += (mask(R, z)[:, None] @ filters)[:, 0]
+            for method, maps in held.items():
+                maps += (MASKS[method](R, z)[:, None] @ filters)[:, 0]
             _keep(found, held, complete)
     return found
 
@@ -174,8 +187,11 @@ def _keep(found: Maps, held: Mapping[str, Tensor], complete: int | None) -> None
             found[method][complete] = maps.clone()
 
 
-def _zeros(x: Tensor, *shape: int) -> dict[str, Tensor]:
-    return {method: torch.zeros(shape, dtype=torch.float64, device=x.device) for method in MASKS}
+def _zeros(methods: Collection[str], x: Tensor, *shape: int) -> dict[str, Tensor]:
+    unknown = [method for method in methods if method not in MASKS]
+    if unknown or not methods:
+        raise InputError(f"methods is {methods!r}; allowed are one or more of {', '.join(MASKS)}.")
+    return {method: torch.zeros(shape, dtype=torch.float64, device=x.device) for method in methods}
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], like: Tensor) -> Tensor:
