@@ -191,37 +191,6 @@ def pixel_bounds(network: Any) -> tuple[Tensor, Tensor]:
     return black, white
 
 
-def budgets(text: str) -> list[float]:
-    """Return the budgets in a text with commas.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    list of float
-        Without repetitions, from small to large.
-
-    Raises
-    ------
-    InputError
-        If one is no number above 0 and at most 255.
-
-    Examples
-    --------
-    >>> budgets("4, 0.5")
-    [0.5, 4.0]
-    """
-    try:
-        found = {float(word) for word in text.split(",")}
-    except ValueError:
-        found = {math.nan}
-    if not all(0 < budget <= LEVELS for budget in found):
-        raise InputError(f"budgets is {text!r}; allowed are numbers above 0 and at most 255, with commas, as in '1,4'.")
-    return sorted(found)
-
-
 def changes_at_pools(layers: Iterable[nn.Module], before: Tensor, after: Tensor) -> list[tuple[float, float]]:
     """Return what a change of inputs does at each max-pooling on the way up.
 

@@ -299,15 +299,3 @@ def test_without_foolbox_the_sentence_says_what_to_install(monkeypatch: pytest.M
     monkeypatch.setitem(sys.modules, "foolbox", None)
     with pytest.raises(InputError, match=r"need foolbox .*; install it with: pip install 'modbp\[embedded\]'\.$"):
         attacks.attack(nn.Linear(3, 2).eval(), X, [0, 1], bounds=RANGE)
-
-
-@pytest.mark.parametrize(("text", "found"), [("4", [4.0]), ("8, 0.5,8", [0.5, 8.0]), ("255", [255.0])])
-def test_budgets_are_read_from_text(text: str, found: list[float]) -> None:
-    assert attacks.budgets(text) == found
-
-
-@pytest.mark.parametrize("text", ["", "0", "1,,2", "256", "1 2", "nan", "-4", "inf", "4,many"])
-def test_a_text_without_budgets_is_refused(text: str) -> None:
-    with pytest.raises(InputError) as caught:
-        attacks.budgets(text)
-    assert str(caught.value).startswith(f"budgets is {text!r}; allowed are numbers above 0 and at most 255")

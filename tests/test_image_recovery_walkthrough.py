@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from scipy.ndimage import sobel
+from scipy.stats import spearmanr
 
 import modbp
-from modbp import cli, notebooks, walkthrough, zoo
+from modbp import cli, images, metrics, notebooks, walkthrough, zoo
 
 NAME = "image-recovery-vgg16"
 
@@ -56,6 +60,7 @@ def test_two_random_networks(folder: Path, capfd: pytest.CaptureFixture[str]) ->
         assert set(by_method) == {"guided_backprop", "gradient"}
         assert by_method["guided_backprop"][0] > 0.4
         assert abs(by_method["gradient"][0]) < 0.1
+    check_edges(record)
     verdicts = {claim: row["verdict"] for claim, row in record["verdicts"].items()}
     assert verdicts == {"N1": "confirmed", "N9": "not testable here"}
     assert {c["verdict"] for c in record["verdicts"]["N9"]["checks"]} == {"not testable here"}
@@ -63,6 +68,32 @@ def test_two_random_networks(folder: Path, capfd: pytest.CaptureFixture[str]) ->
     outputs = [o for cell in nbformat.read(folder / f"{NAME}.run.ipynb", 4).cells for o in cell.get("outputs", [])]
     assert {o.output_type for o in outputs} <= {"execute_result", "display_data"}
     assert any("not testable here" in o.data.get("text/plain", "") for o in outputs)
+
+
+def check_edges(record: Mapping[str, Any]) -> None:
+    """Compare the rank correlations with edges, of one photograph and two random networks, with scipy's."""
+    network = zoo.load(weights="random", seed=1)
+    (photograph,) = images.load("embedded", 1)
+    x = network.transform(photograph.image)[None]
+    channels = x[0].double().numpy()  # one by one: scipy would smooth across them too
+    slopes = [np.hypot(*(sobel(c, axis=axis, mode="nearest") for axis in (0, 1))) for c in channels]
+    edges = np.sum(slopes, axis=0).ravel()
+
+    def ranked(values: torch.Tensor) -> float:
+        return float(spearmanr(values[0].double().abs().sum(0).flatten().numpy(), edges).statistic)
+
+    with torch.no_grad():
+        tested = zoo.load(weights="random", seed=0)
+        target = tested(x).argmax(1)  # the class that the network under test predicts
+    found = record["rank_correlation_with_edges"]
+    assert {name: sorted(by_method) for name, by_method in found.items()} == {
+        name: ["gradient", "guided_backprop"] for name in ("under test", "random")
+    }
+    guided = modbp.make("guided_backprop", network).attribute(x, target)
+    assert found["random"]["guided_backprop"] == pytest.approx([ranked(guided)], abs=1e-3)
+    yardstick = record["rank_correlation_of_the_photograph_with_its_edges"]
+    assert yardstick == {"photograph, high-pass": pytest.approx([ranked(metrics.high_pass(x))], abs=1e-6)}
+    assert record["rank_correlation_with_other_edges"] == {}  # there is no other photograph
 
 
 def test_a_folder_with_pictures_good_and_bad(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -81,7 +112,8 @@ def test_a_folder_with_pictures_good_and_bad(folder: Path, capfd: pytest.Capture
         assert line.startswith(f"Note: {said}")
     record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
     assert record["images"] == ["good.png", "gray.png"]
-    assert {len(v) for m in record["high_pass_correlation"].values() for v in m.values()} == {2}
+    for name in ("high_pass_correlation", "rank_correlation_with_edges", "rank_correlation_with_other_edges"):
+        assert {len(v) for m in record[name].values() for v in m.values()} == {2}, name
     verdicts = {c["quantity"]: c["verdict"] for c in record["verdicts"]["N9"]["checks"]}
     for quantity, verdict in verdicts.items():
         assert (verdict == "not testable here") == ("deconvolution" not in quantity), quantity
@@ -110,6 +142,7 @@ def test_what_does_not_exist_stops_the_run_with_one_sentence(
         ({"n_images": 0}, "the parameter n_images is 0; allowed is a whole number from 1 to 10000."),
         ({"methods": "guided"}, "the parameter methods is 'guided'; allowed is one or more, with commas, of gradient,"),
         ({"methods": ""}, "the parameter methods is ''; allowed is"),
+        ({"methods": "pattern_net"}, "the parameter methods is 'pattern_net'; allowed is one or more, with commas, of"),
         ({"seed": -1}, "the parameter seed is -1; allowed is a whole number from 0 to"),
         ({"results": "missing/record.json"}, "which does not exist; allowed is an existing folder."),
         ({"results": "."}, "results is the folder"),
