@@ -35,7 +35,9 @@ def run(capfd: pytest.CaptureFixture[str], given: Mapping[str, object]) -> dict[
     record: dict[str, Any] = json.loads(Path("record.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     defaults = notebooks.parameters(notebooks.find(NAME))
     names = str(given["methods"]).split(",")
-    assert record["parameters"] == defaults | given | {"methods": names, "results": "record.json"}
+    budgets = [float(budget) for budget in str(given["budgets"]).split(",")]
+    expected = defaults | given | {"methods": names, "budgets": budgets, "results": "record.json"}
+    assert record["parameters"] == expected
     assert record["versions"] == walkthrough.versions()
     return record
 
