@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from modbp import attacks, claims, cli, images, notebooks, walkthrough, zoo
+from modbp.claims import quantities
 
 NAME = "adversarial"
 RATIO = "distance under sign noise over distance under PGD, guided_backprop"
@@ -99,8 +100,8 @@ def test_one_photograph_against_plain_autograd(beaker: Path, capfd: pytest.Captu
     judged = {name: c["measured"] for name, c in checks.items() if c["verdict"] != "not testable here"}
     guided = pgd["guided_backprop"]
     assert judged == {
-        claims.MOVED.format("guided_backprop"): pytest.approx(guided["attack"]),
-        claims.MOVED_LESS.format("guided_backprop"): pytest.approx(pgd["gradient"]["attack"] - guided["attack"]),
+        quantities.MOVED.format("guided_backprop"): pytest.approx(guided["attack"]),
+        quantities.MOVED_LESS.format("guided_backprop"): pytest.approx(pgd["gradient"]["attack"] - guided["attack"]),
         RATIO: pytest.approx(guided["sign noise"] / guided["attack"]),
     }
     assert guided["class alone"] < 0.2 < guided["attack"] < pgd["gradient"]["attack"]

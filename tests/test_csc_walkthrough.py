@@ -9,7 +9,8 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from modbp import claims, cli, notebooks, walkthrough
+from modbp import cli, notebooks, walkthrough
+from modbp.claims import quantities
 
 NAME = "csc-vgg16"
 
@@ -43,7 +44,7 @@ def test_two_rules_on_random_weights(
     verdicts = {claim: row["verdict"] for claim, row in record["verdicts"].items()}
     assert verdicts == dict.fromkeys(("S4", "S5", "S7", "S16"), "not testable here") | {"S6": "confirmed"}
     tested = {c["quantity"] for c in record["verdicts"]["S6"]["checks"] if c["verdict"] != "not testable here"}
-    assert tested == {claims.LOWER_STARTS.format("lrp_zplus")}
+    assert tested == {quantities.LOWER_STARTS.format("lrp_zplus")}
     # Shuffled or not, random weights are random: α5β4 aligns either way.
     assert record["shuffled_weights"] > 0.9
 

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from modbp import claims, cli, images, metrics, networks, notebooks, walkthrough, zoo
+from modbp.claims import quantities
 from modbp.theory import recovery
 
 NAME = "depth-and-class"
@@ -149,23 +150,25 @@ def test_fully_connected_signals_are_those_of_the_formula(record: Any) -> None:
 def test_the_verdict_rests_on_these_numbers(record: Any) -> None:
     checks = {c["quantity"]: c for c in record["verdicts"]["N8"]["checks"]}
     assert set(checks) == set(claims.find("N8").predictions)
-    assert [q for q, c in checks.items() if c["verdict"] == "not testable here"] == [claims.ARC_COSINE.format(8)]
+    assert [q for q, c in checks.items() if c["verdict"] == "not testable here"] == [quantities.ARC_COSINE.format(8)]
     vgg = record["random_vgg16"]
     plain = vgg["correlation"][GUIDED]
     expected = {
         "correlation with the image, five blocks minus one, guided_backprop": np.mean(plain["five blocks"])
         - np.mean(plain["one block"]),
-        claims.RANDOM_HIGH_PASS.format("five blocks", "average", "deconvolution"): np.mean(
+        quantities.RANDOM_HIGH_PASS.format("five blocks", "average", "deconvolution"): np.mean(
             vgg["high-pass"]["average-pooled, deconvolution"]["five blocks"]
         ),
-        claims.RANDOM_HIGH_PASS.format("five blocks", "max", "guided_backprop"): np.mean(
+        quantities.RANDOM_HIGH_PASS.format("five blocks", "max", "guided_backprop"): np.mean(
             vgg["high-pass"][GUIDED]["five blocks"]
         ),
-        claims.RANDOM_CLASSES.format("one block", "deconvolution"): np.mean(
+        quantities.RANDOM_CLASSES.format("one block", "deconvolution"): np.mean(
             vgg["cosine"]["max-pooled, deconvolution"]["one block"]
         ),
-        claims.RANDOM_CLASSES.format("five blocks", "guided_backprop"): np.mean(vgg["cosine"][GUIDED]["five blocks"]),
-        claims.ARC_COSINE.format(4): np.mean(record["fully_connected"]["deconvolution"], 0)[4],
+        quantities.RANDOM_CLASSES.format("five blocks", "guided_backprop"): np.mean(
+            vgg["cosine"][GUIDED]["five blocks"]
+        ),
+        quantities.ARC_COSINE.format(4): np.mean(record["fully_connected"]["deconvolution"], 0)[4],
     }
     measured = {quantity: checks[quantity]["measured"] for quantity in expected}
     assert measured == pytest.approx(expected)

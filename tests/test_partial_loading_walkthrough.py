@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import modbp
-from modbp import claims, cli, images, notebooks, walkthrough, zoo
+from modbp import cli, images, notebooks, walkthrough, zoo
+from modbp.claims import quantities
 
 NAME = "partial-loading"
 
@@ -99,12 +100,12 @@ def test_a_small_run_from_all_sides(folder: Path, capfd: pytest.CaptureFixture[s
     flat = np.stack([guided["first"]["none"], *guided["last"].values()])
     others = np.minimum(guided["all_but_one"]["conv4_1"], guided["all_but_one"]["logits"])
     by_quantity = {
-        claims.LOADED.format("the first half loaded", "guided_backprop"): guided["first"]["conv4_1"],
-        claims.LOADED.format("all but the last loaded", "guided_backprop"): guided["all_but_one"]["logits"],
-        claims.LOADED.format("all but the last loaded", "gradient"): np.array(
+        quantities.LOADED.format("the first half loaded", "guided_backprop"): guided["first"]["conv4_1"],
+        quantities.LOADED.format("all but the last loaded", "guided_backprop"): guided["all_but_one"]["logits"],
+        quantities.LOADED.format("all but the last loaded", "gradient"): np.array(
             record["cosine"]["all_but_one"]["logits"]["gradient"]
         ),
-        claims.LOADED.format("all but the first loaded", "guided_backprop"): guided["last"]["conv1_1"],
+        quantities.LOADED.format("all but the first loaded", "guided_backprop"): guided["last"]["conv1_1"],
         "cosine, all but the first loaded, minus the lowest with another one random, guided_backprop": (
             guided["last"]["conv1_1"] - others
         ),

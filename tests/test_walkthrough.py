@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import modbp
 from modbp import claims, files, walkthrough
-from modbp.claims import Prediction, Verdict, about, at_least, at_most, check, overall
+from modbp.claims import Prediction, Verdict, about, at_least, at_most, check, overall, quantities
 from modbp.claims.nie import NIE
 from modbp.claims.sixt import SIXT
 from modbp.claims.zheng import ZHENG
@@ -179,7 +179,7 @@ def test_the_opening_shows_the_predictions_before_the_measurement() -> None:
 def test_judge_shows_each_number_beside_its_prediction() -> None:
     table = page().judge("N1", {N1: (2e-7, 0.0)})
     assert table.loc["N1", ["predicted", "measured", "verdict"]].tolist() == ["≤ 1e-05", "≤ 1e-05", "confirmed"]
-    table = page(ids=("N9",)).judge("N9", {claims.HIGH_PASS.format("guided_backprop"): (0.5, 0.04)})
+    table = page(ids=("N9",)).judge("N9", {quantities.HIGH_PASS.format("guided_backprop"): (0.5, 0.04)})
     assert len(table) == len(claims.find("N9").predictions)
     assert table.iloc[0][["measured", "verdict"]].tolist() == ["0.50\u00a0±\u00a00.04", "in part"]
     assert table.iloc[1][["measured", "verdict"]].tolist() == ["–", "not testable here"]

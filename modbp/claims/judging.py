@@ -72,7 +72,7 @@ def predictions_of(claim_id: str, quantity: str, methods: Iterable[str]) -> dict
 
     Examples
     --------
-    >>> from modbp.claims import CLASSES
+    >>> from modbp.claims.quantities import CLASSES
     >>> list(predictions_of("N9", CLASSES, ["gradient", "rectgrad"]))
     ['gradient']
     """
@@ -98,7 +98,7 @@ def predicted_among(claim_id: str, quantity: str, values: Mapping[str, Summary])
 
     Examples
     --------
-    >>> from modbp.claims import CLASSES
+    >>> from modbp.claims.quantities import CLASSES
     >>> from modbp.metrics import summarize
     >>> predicted_among("N9", CLASSES, {"gradient": summarize([0.1, 0.1]), "rectgrad": summarize([0.9])})
     {'cosine between the maps of different classes, gradient': (0.1, 0.0)}
