@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from modbp.errors import InputError
 from modbp.theory.recovery.patches import Patches
-from modbp.theory.recovery.template import MASKS
+from modbp.theory.recovery.template import MASKS, Mask
 
 FILTERS = 64
 """How many filters a block has."""
@@ -36,7 +36,7 @@ def three_layer_maps(
     pool: Callable[[Tensor], Tensor] | None = None,
     logits: int = 1,
     seed: int = 0,
-    methods: Collection[str] = tuple(MASKS),
+    methods: Collection[str] | Mapping[str, Mask] = tuple(MASKS),
 ) -> Maps:
     r"""Return the maps of logits of a random three-layer network: convolution, ReLU, pooling, linear layer.
 
@@ -58,8 +58,9 @@ def three_layer_maps(
     logits : int, default 1
         How many logits to explain. They share the filters.
     seed : int, default 0
-    methods : collection of str, optional
-        Which of the three maps are wanted; one costs about a third of all. The weights do not depend on it.
+    methods : collection of str or mapping from str to callable, optional
+        Which of the three maps are wanted; one costs about a third of all. Or masks of one's own by any name, such as
+        `lambda R, z: z.clamp(min=0)` for activations as coefficients. The weights do not depend on it.
 
     Returns
     -------
@@ -83,7 +84,8 @@ def three_layer_maps(
     """
     _check(x, 4, "(batch, channels, height, width)")
     _whole("logits", logits)
-    held = _zeros(methods, x, logits, *x.shape)
+    masks = _masks(methods)
+    held = _zeros(masks, x, logits, *x.shape)
     found: Maps = {method: {} for method in held}
     response = patches.convolve(x[:1], x.new_zeros(1, x.shape[1], patches.kernel, patches.kernel))
     units = (response if pool is None else pool(response)).shape[2:]
@@ -98,7 +100,7 @@ def three_layer_maps(
                 top = v.expand(len(x), *v.shape)
                 R = top if pull is None else pull(top.contiguous())[0]
                 for method, maps in held.items():
-                    maps[logit] += patches.transpose(MASKS[method](R, z), filters, x)
+                    maps[logit] += patches.transpose(masks[method](R, z), filters, x)
             _keep(found, held, complete)
     return found
 
@@ -109,7 +111,7 @@ def one_patch_maps(
     n_filters: int | Sequence[int],
     draws: int = 1,
     seed: int = 0,
-    methods: Collection[str] = tuple(MASKS),
+    methods: Collection[str] | Mapping[str, Mask] = tuple(MASKS),
 ) -> Maps:
     r"""Return the maps of a random network whose filters all see the same one patch.
 
@@ -124,8 +126,8 @@ def one_patch_maps(
     draws : int, default 1
         How many independent networks.
     seed : int, default 0
-    methods : collection of str, optional
-        Which of the three maps are wanted.
+    methods : collection of str or mapping from str to callable, optional
+        Which of the three maps are wanted, or masks of one's own by any name.
 
     Returns
     -------
@@ -146,7 +148,8 @@ def one_patch_maps(
     """
     _check(x, 1, "(entries,)")
     _whole("draws", draws)
-    held = _zeros(methods, x, draws, len(x))
+    masks = _masks(methods)
+    held = _zeros(masks, x, draws, len(x))
     found: Maps = {method: {} for method in held}
     block = max(1, ENTRIES // (draws * len(x)))
     for rng, pieces in _blocks(n_filters, block, seed):
@@ -156,7 +159,7 @@ def one_patch_maps(
             filters, R = all_filters[:, part], all_tops[:, part]
             z = filters @ x
             for method, maps in held.items():
-                maps += (MASKS[method](R, z)[:, None] @ filters)[:, 0]
+                maps += (masks[method](R, z)[:, None] @ filters)[:, 0]
             _keep(found, held, complete)
     return found
 
@@ -187,11 +190,16 @@ def _keep(found: Maps, held: Mapping[str, Tensor], complete: int | None) -> None
             found[method][complete] = maps.clone()
 
 
-def _zeros(methods: Collection[str], x: Tensor, *shape: int) -> dict[str, Tensor]:
-    unknown = [method for method in methods if method not in MASKS]
-    if unknown or not methods:
-        raise InputError(f"methods is {methods!r}; allowed are one or more of {', '.join(MASKS)}.")
-    return {method: torch.zeros(shape, dtype=torch.float64, device=x.device) for method in methods}
+def _masks(methods: Collection[str] | Mapping[str, Mask]) -> Mapping[str, Mask]:
+    if isinstance(methods, Mapping) and methods:
+        return methods
+    if not methods or any(method not in MASKS for method in methods):
+        raise InputError(f"methods is {methods!r}; allowed are one or more of {', '.join(MASKS)}, or masks by name.")
+    return {method: MASKS[method] for method in methods}
+
+
+def _zeros(masks: Mapping[str, Mask], x: Tensor, *shape: int) -> dict[str, Tensor]:
+    return {method: torch.zeros(shape, dtype=torch.float64, device=x.device) for method in masks}
 
 
 def _normal(rng: np.random.Generator, shape: tuple[int, ...], like: Tensor) -> Tensor:
