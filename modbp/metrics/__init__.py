@@ -2,9 +2,12 @@
 
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.convergence import chance_level, csc
+from modbp.metrics.decision import sufficiency
 from modbp.metrics.edges import edge_magnitude
 from modbp.metrics.energy import column_energies
+from modbp.metrics.location import share_inside
 from modbp.metrics.noise import autocorrelation, excess_kurtosis
+from modbp.metrics.signals import alignment, weight_alignment
 from modbp.metrics.similarity import (
     class_distance,
     class_distances,
@@ -34,6 +37,7 @@ from modbp.metrics.summary import Summary, summarize, summarize_each
 
 __all__ = [
     "Summary",
+    "alignment",
     "autocorrelation",
     "chance_level",
     "class_distance",
@@ -61,7 +65,10 @@ __all__ = [
     "randomized_layers",
     "rank_correlation",
     "relative_difference",
+    "share_inside",
     "shuffled_outputs",
+    "sufficiency",
     "summarize",
     "summarize_each",
+    "weight_alignment",
 ]

@@ -20,13 +20,14 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from modbp.attr import METHODS, ModifiedBackprop, make
+from modbp.attr import ModifiedBackprop
 from modbp.attr.methods import Preset
 from modbp.backward import INPUT, OUTPUT, Trace, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import activation_points
 from modbp.metrics.classes import predicted_and_others
+from modbp.metrics.sender import sender_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,7 +123,7 @@ def csc(
     import pandas as pd  # here, so that its absence is noticed before any work
 
     (samples,) = check_inputs((inputs,))
-    sender = _sender(method, model)
+    sender = sender_of(method, model)
     ways = _one_or_more("over", over, OVER)
     starts = [OUTPUT] if start is None else list(dict.fromkeys([start] if isinstance(start, str) else start))
     _check_vectors(vectors, n_vectors, seed, starts)
@@ -332,27 +333,6 @@ class _Places:
 
     def channel_dimension(self, layer: str) -> int:
         return -1 if layer in self._last else 1
-
-
-def _sender(method: Any, model: Callable[..., Any]) -> ModifiedBackprop:
-    """Return what sends relevance back through the model."""
-    if isinstance(method, str):
-        if method in METHODS and not issubclass(METHODS[method], Preset):
-            raise InputError(
-                f"method is {method!r}, which needs patterns; allowed is modbp.make({method!r}, model, patterns=...)."
-            )
-        return make(method, model)
-    if isinstance(method, Composite):
-        return ModifiedBackprop(model, method)
-    if isinstance(method, ModifiedBackprop):
-        return ModifiedBackprop(model, method.composite)
-    if isinstance(method, type) and issubclass(method, Preset):
-        return method(model)
-    given = method.__name__ if isinstance(method, type) else type(method).__name__
-    raise InputError(
-        f"method is of type {given}, which has no relevance between the layers that a random vector could replace;"
-        " allowed are names of modbp.METHODS, composites, and methods of modbp.attr."
-    )
 
 
 def _one_or_more(name: str, given: str | Sequence[str], allowed: Sequence[str]) -> list[str]:
