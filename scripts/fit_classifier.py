@@ -1,9 +1,8 @@
 """Fit the classifier of the embedded VGG16 and write it to a safetensors file.
 
 The convolutions are ImageNet's and stay as they are. On top of them a small classifier, 25088 → 128 → 128 → 19, learns
-the 19 classes of the 20 embedded photographs from random crops, flips and color changes of these. Label smoothing
-keeps its margins at a few nats: a saturated softmax has no gradient, so that an attack on it finds nothing and its
-probabilities mean nothing.
+the 19 classes of the 20 embedded photographs from random crops, flips and color changes of these; see
+`modbp.fitting`.
 
     python scripts/fit_classifier.py                 # rewrites modbp/data/vgg16_classifier.safetensors
     python scripts/fit_classifier.py --output x.safetensors --draws 12 --seed 0
@@ -19,15 +18,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from modbp import images, zoo
 from modbp._torchvision import torchvision
 from modbp.files import replacing
-
-HIDDEN = 128
-SMOOTHING = 0.1
-EPOCHS = 40
+from modbp.fitting import draw_inputs, extract, fit
 
 
 class Trunk(nn.Module):
@@ -44,73 +39,6 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the features."""
         return self.features(x).flatten(1)
-
-
-def draw_inputs(photographs: Sequence[images.Photograph], draws: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Return random crops, flips and color changes of photographs, and which photograph each was drawn from.
-
-    Parameters
-    ----------
-    photographs : sequence of Photograph
-    draws : int
-        For each photograph.
-    seed : int
-
-    Returns
-    -------
-    inputs : Tensor, shape (photographs × draws, 3, 224, 224), uint8
-    index : Tensor, shape (photographs × draws,)
-    """
-    torchvision()
-    import torchvision.transforms as T
-
-    draw = T.Compose(
-        [
-            T.RandomResizedCrop(224, scale=(0.4, 1.0)),
-            T.RandomHorizontalFlip(),
-            T.ColorJitter(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.05),
-            T.PILToTensor(),
-        ]
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        inputs = torch.stack([draw(p.image) for p in photographs for _ in range(draws)])
-    return inputs, torch.arange(len(photographs)).repeat_interleave(draws)
-
-
-def extract(trunk: nn.Module, pixels: Tensor, batch: int = 20) -> Tensor:
-    """Return the trunk's features of uint8 pictures, shape (pictures, 25088)."""
-    chunks = tqdm(pixels.split(batch), desc="features", disable=None)
-    with torch.no_grad():
-        return torch.cat([trunk(zoo.subtract_mean(chunk)) for chunk in chunks])
-
-
-def fit(features: Tensor, targets: Tensor, classes: int, seed: int) -> dict[str, Tensor]:
-    """Return the state dict of a classifier fitted to features, by torchvision's names, in float16."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        layers = [nn.Linear(zoo.FEATURES, HIDDEN), nn.Linear(HIDDEN, HIDDEN), nn.Linear(HIDDEN, classes)]
-        for layer in layers:
-            nn.init.kaiming_normal_(layer.weight)
-            nn.init.zeros_(layer.bias)
-        first, second, last = layers
-        # Identity where torchvision has Dropout, so that the names are its own.
-        classifier = nn.Sequential(first, nn.ReLU(), nn.Identity(), second, nn.ReLU(), nn.Identity(), last)
-        scale = features.square().mean().sqrt()  # features of this network are far from unit size
-        loss = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
-        optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-4, weight_decay=0.1)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS)
-        for _ in tqdm(range(EPOCHS), desc="fit", disable=None):
-            for rows in torch.randperm(len(features)).split(60):
-                optimizer.zero_grad()
-                # Half of the features are dropped: the classes must not hang on a few of them.
-                kept = nn.functional.dropout(features[rows] / scale)
-                loss(classifier(kept), targets[rows]).backward()
-                optimizer.step()
-            schedule.step()
-    with torch.no_grad():
-        first.weight /= scale
-    return {f"classifier.{name}": tensor.half() for name, tensor in classifier.state_dict().items()}
 
 
 def build(draws: int, seed: int) -> tuple[dict[str, Tensor], dict[str, str]]:
