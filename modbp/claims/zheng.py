@@ -2,6 +2,7 @@
 
 from modbp.claims.predictions import Claim, about, at_least, at_most
 from modbp.claims.quantities import (
+    ARRIVING,
     BELOW_RANDOM,
     BEST_SHARE,
     BIASED,
@@ -212,16 +213,16 @@ ZHENG = (
         "Zheng 2025",
         "abstract (topic), ours (numbers)",
         "Layer by layer, the arriving signal aligns with the activation.",
-        "Guided Backprop's signal in random VGG16 near the 0.72 of the recursion, in trained VGG16 above the √2/π of"
-        " filtered noise; the gradient's at 0; Deconvolution's at 0 with random weights, where isotropic theory holds,"
-        " and above 0.2 with trained ones, where it does not",
+        "Guided Backprop's signal behind the ReLU in random VGG16 near the 0.72 of the recursion, in trained VGG16"
+        " above the √2/π of filtered noise; the arriving signal of the gradient at 0, and of Deconvolution at 0 with"
+        " random weights, where isotropic theory holds, and above 0.2 with trained ones, where it does not",
         {
             PROFILE.format("guided_backprop", "random"): about(0.72, 0.15),
             PROFILE.format("guided_backprop", "trained"): at_least(0.45),
-            PROFILE.format("gradient", "random"): about(0, 0.10),
-            PROFILE.format("gradient", "trained"): about(0, 0.10),
-            PROFILE.format("deconvolution", "random"): about(0, 0.10),
-            PROFILE.format("deconvolution", "trained"): at_least(0.20),
+            ARRIVING.format("gradient", "random"): about(0, 0.10),
+            ARRIVING.format("gradient", "trained"): about(0, 0.10),
+            ARRIVING.format("deconvolution", "random"): about(0, 0.10),
+            ARRIVING.format("deconvolution", "trained"): at_least(0.20),
         },
     ),
     Claim(
