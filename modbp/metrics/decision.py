@@ -1,9 +1,9 @@
 r"""Sufficiency: how far the information that a map picks out drives the decision.
 
 The abstract of Zheng et al. (2025) names a measure of that kind, whose definition we have not seen. These two are ours
-(`book/alignment.md`, definition "Sufficiency"): put the signal in the place of the activation, or keep only the pixels
-that the map points at, and see how the network decides. Each is asked of the predicted class and of wrong ones: a map
-that keeps the decision although it explains another class has not picked out what drives it.
+(`book/alignment.md`, definition "Sufficiency, two measures"): put the signal in the place of the activation, or keep
+only the pixels that the map points at, and see how the network decides. Each is asked of the predicted class and of
+wrong ones: a map that keeps the decision although it explains another class has not picked out what drives it.
 """
 
 from __future__ import annotations

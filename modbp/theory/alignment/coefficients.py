@@ -6,8 +6,8 @@ independent of the weights. Two of their moments decide the alignment:
 
 .. math:: \cos(r,x)\simeq\Big(1+K\,\frac{n-1}m\Big)^{-1/2},\qquad K=\frac{E[c^2]}{E[c\,g]^2}
 
-for n inputs and m units. Source: ours, theorem "One random layer" of `book/alignment.md`; that one random layer aligns
-with its input is a claim of Zheng et al. (2025).
+for n inputs and m units. Source: ours, theorem "A random layer aligns with its input" of `book/alignment.md`; that it
+does is a claim of Zheng et al. (2025).
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ class RectGrad(Coefficient):
     r"""RectGrad's own coefficient in one random layer: :math:`c=v\,1[v>0,\,g>0,\,vg>\tau]`.
 
     With modified Bessel functions :math:`E[c^ig^j]=\frac1{2\pi}\int_\tau^\infty p^{(i+j)/2}K_{(i-j)/2}(p)\,dp`. Its K
-    is least where 16.9 % of all units are kept. Source: ours, proposition "RectGrad's threshold".
+    is least where 16.9 % of all units are kept. Source: ours, proposition "RectGrad in one random layer".
 
     Parameters
     ----------
@@ -402,7 +402,7 @@ def two_maps_cosine(first: Coefficient, second: Coefficient, overlap: float, rat
     .. math:: \frac{TT'+s}{\sqrt{(1+T^2)(1+T'^2)}},\quad T=\sqrt{\kappa/K},\quad s=\frac{E[cc']}{\sqrt{E[c^2]E[c'^2]}}
 
     Two logits have s = 1/π for Guided Backprop, a logit and its negative 0, a logit and a random positive signal √2/π.
-    Source: ours, theorem "Two signals through one layer"; a limit for many units and inputs.
+    Source: ours, theorem "Two signals through one random layer"; a limit for many units and inputs.
 
     Parameters
     ----------
@@ -441,8 +441,8 @@ def one_layer_cosines(coefficient: Coefficient, inputs: int, units: int, draws: 
 
     .. math:: \cos(r,x)\overset{d}{=}\frac{A}{\sqrt{A^2+Q\,\chi^2_{n-1}}},\quad A=\sum_jc_jg_j,\quad Q=\sum_jc_j^2
 
-    Source: ours, theorem "One random layer", for Gaussian weights; for Guided Backprop it is the law of
-    `modbp.theory.recovery.one_patch_cosines`.
+    Source: ours, theorem "A random layer aligns with its input", for Gaussian weights; for Guided Backprop it is the
+    law of `modbp.theory.recovery.one_patch_cosines`.
 
     Parameters
     ----------

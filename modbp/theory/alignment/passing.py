@@ -246,8 +246,8 @@ def passed_on(kind: str, ratio: float) -> float:
     r"""Return the cosine with a of what one layer makes of the activation itself, :math:`\cos(Wa^+,a)`.
 
     :math:`\sqrt{\kappa/2}` for orthogonal weights, 1 for ± pairs, :math:`(1+1/\kappa)^{-1/2}` for tight frames and
-    :math:`(1+2/\kappa)^{-1/2}` for Gaussian weights. Source: ours, proposition "What the factor is"; exact for pairs,
-    limits of many inputs for the others.
+    :math:`(1+2/\kappa)^{-1/2}` for Gaussian weights. Source: ours, proposition "How much of the input the
+    active units see"; exact for pairs, limits of many inputs for the others.
 
     Parameters
     ----------

@@ -3,8 +3,8 @@ r"""Alignment through a deep random network: how it settles, and how much of a m
 Widths are :math:`n_0` inputs and :math:`n_1,\dots,n_L` units, with :math:`\kappa_l=n_l/n_{l-1}`. :math:`c_l` is the
 cosine of the signal behind the ReLU of layer l with its activation. Below it the signal arrives as
 :math:`\tau z^++\eta` with :math:`\tau=\sqrt{\kappa_l}\,c_l`, z the normalized pre-activation there and η fresh noise.
-Source: ours, theorems "Mean field of Guided Backprop" and "Shared lower layers" of `book/alignment.md`; limits of wide
-layers, for Gaussian weights without biases.
+Source: ours, theorems "Alignment settles" and "Maps of two networks with shared lower layers" of `book/alignment.md`;
+limits of wide layers, for Gaussian weights without biases.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def gradient_step(tau: float) -> float:
 def rectgrad_step(tau: float, threshold: float) -> tuple[float, float]:
     r"""Return the same for RectGrad, which keeps :math:`y=\tau z+\eta` where z > 0 and :math:`zy` exceeds a threshold.
 
-    Source: ours, remark "RectGrad in a deep network"; heuristic, since its threshold depends on all units.
+    Source: ours, remark "RectGrad deep inside a network"; heuristic, since its threshold depends on all units.
 
     Parameters
     ----------
