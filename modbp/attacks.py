@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modbp.checks import whole
 from modbp.errors import InputError, first_line
 
 KINDS = ("fgsm", "pgd")
@@ -96,8 +97,7 @@ def attack(
     _check_budget(budget)
     if not _is_number(temperature) or not 0 < temperature < math.inf:
         raise InputError(f"temperature is {temperature!r}; allowed are finite numbers above 0.")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise InputError(f"steps is {steps!r}; allowed are whole numbers from 1 upwards.")
+    whole("steps", steps)
     generator = _generator(seed)
     if network.training:
         raise InputError("the network is in training mode; allowed is eval mode, in which it answers the same twice.")

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from modbp import zoo
 from modbp._torchvision import torchvision
+from modbp.checks import at_least_one
 from modbp.errors import InputError
 from modbp.images import Photograph
 
@@ -51,9 +52,9 @@ def draw_inputs(photographs: Sequence[Photograph], draws: int, seed: int = 0, si
     >>> tuple(pixels.shape), index.tolist()
     ((6, 3, 64, 64), [0, 0, 0, 1, 1, 1])
     """
-    for name, number in (("photographs", len(photographs)), ("draws", draws), ("size", size)):
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} is {number!r} in number; allowed are whole numbers from 1 upwards.")
+    at_least_one(draws=draws, size=size)
+    if not photographs:
+        raise InputError("photographs is empty; allowed are one or more.")
     torchvision()
     import torchvision.transforms as T
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
+from modbp.checks import at_least_one, not_negative
 from modbp.errors import InputError
 from modbp.layers import WEIGHTED
 from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
@@ -66,7 +67,7 @@ def random_mlp(
     """
     _check_sizes(width=width, depth=depth, inputs=inputs, outputs=outputs)
     generator = _generator(seed)
-    _check_deviation("bias", bias)
+    not_negative("bias", bias)
     sizes = [inputs or width, *[width] * (depth - 1), outputs or width]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
@@ -172,8 +173,8 @@ def residual_mlp(
     """
     _check_sizes(width=width, blocks=blocks, inputs=inputs, outputs=outputs)
     generator = _generator(seed)
-    _check_deviation("bias", bias)
-    _check_deviation("branch_scale", branch_scale)
+    not_negative("bias", bias)
+    not_negative("branch_scale", branch_scale)
     stem = nn.Sequential(_he_linear(inputs or width, width, generator, bias=bias), nn.ReLU())
     made = [
         ResidualBlock(
@@ -294,14 +295,7 @@ def _last_positions(inputs: Tensor) -> int:
 
 
 def _check_sizes(**sizes: int | None) -> None:
-    for name, size in sizes.items():
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise InputError(f"{name} is {size!r}; allowed are whole numbers from 1 upwards.")
-
-
-def _check_deviation(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InputError(f"{name} is {value!r}; allowed are finite numbers from 0 upwards.")
+    at_least_one(**{name: size for name, size in sizes.items() if size is not None})
 
 
 def _generator(seed: int) -> torch.Generator:

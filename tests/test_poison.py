@@ -116,8 +116,8 @@ def poisoned(**given: Any) -> object:
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: draw(draws=0), "draws is 0 in number; allowed are whole numbers from 1 upwards."),
-        (lambda: draw(photographs=[]), "photographs is 0 in number"),
+        (lambda: draw(draws=0), "draws is 0; allowed are whole numbers from 1 upwards."),
+        (lambda: draw(photographs=[]), "photographs is empty; allowed are one or more."),
         (lambda: fitting.fit(torch.eye(2), torch.tensor([0, 2]), 2), "allowed are 2 classes from 0 to 1."),
         (lambda: Trigger(torch.zeros(3, 2, 2), 0, 0), r"patch is torch.float32 of shape \(3, 2, 2\)"),
         (lambda: checkerboard(3, squares=4), "side and squares are 3 and 4; allowed are 1 ≤ squares ≤ side."),

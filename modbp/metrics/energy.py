@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modbp.backward import check_inputs
+from modbp.checks import whole
 from modbp.errors import InputError
 from modbp.theory import rank_one
 
@@ -62,8 +63,7 @@ def column_energies(
     import pandas as pd
 
     (samples,) = check_inputs((inputs,))
-    if isinstance(positions, bool) or not isinstance(positions, int) or positions < 1:
-        raise InputError(f"positions is {positions!r}; allowed are whole numbers from 1 upwards.")
+    whole("positions", positions)
     if not alphas or min(alphas) < 1:
         raise InputError(f"alphas is {alphas!r}; allowed are one or more numbers from 1 upwards.")
     generator = torch.Generator().manual_seed(seed)

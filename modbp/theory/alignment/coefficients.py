@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modbp.checks import above_zero, at_least_one, not_negative
 from modbp.errors import InputError
 
 Array = NDArray[np.float64]
@@ -102,7 +103,7 @@ class Coefficient(ABC):
         InputError
             If a size is no whole number from 1 upwards.
         """
-        check_sizes(inputs=inputs, units=units)
+        at_least_one(inputs=inputs, units=units)
         return 1 / math.sqrt(1 + self.K * dispersion * (inputs - 1) / units) if math.isfinite(self.K) else 0.0
 
     def spread(self, inputs: int, units: int) -> float:
@@ -125,7 +126,7 @@ class Coefficient(ABC):
         InputError
             If a size is no whole number from 1 upwards.
         """
-        check_sizes(inputs=inputs, units=units)
+        at_least_one(inputs=inputs, units=units)
         alpha, beta = self.moment(1, 1), self.moment(2, 0)
         if not alpha:
             return 1 / math.sqrt(inputs)
@@ -277,7 +278,7 @@ class Biased(Coefficient):
 
     def __post_init__(self) -> None:
         """Check the deviation."""
-        check_not_negative("deviation", self.deviation)
+        not_negative("deviation", self.deviation)
 
     def moment(self, of_c: int, of_g: int) -> float:
         """Return a moment; see `Coefficient`."""
@@ -318,7 +319,7 @@ class Above(Coefficient):
 
     def __post_init__(self) -> None:
         """Check the threshold."""
-        check_not_negative("threshold", self.threshold)
+        not_negative("threshold", self.threshold)
 
     @property
     def kept(self) -> float:
@@ -368,7 +369,7 @@ class RectGrad(Coefficient):
 
     def __post_init__(self) -> None:
         """Check the threshold."""
-        check_not_negative("threshold", self.threshold)
+        not_negative("threshold", self.threshold)
 
     @property
     def kept(self) -> float:
@@ -431,7 +432,7 @@ def two_maps_cosine(first: Coefficient, second: Coefficient, overlap: float, rat
     """
     if not -1 <= overlap <= 1:
         raise InputError(f"overlap is {overlap!r}; allowed are numbers from -1 to 1.")
-    check_positive("ratio", ratio)
+    above_zero("ratio", ratio)
     T, S = (math.sqrt(ratio / c.K) for c in (first, second))
     return (T * S + overlap) / math.sqrt((1 + T * T) * (1 + S * S))
 
@@ -466,7 +467,7 @@ def one_layer_cosines(coefficient: Coefficient, inputs: int, units: int, draws: 
     >>> round(float(one_layer_cosines(Constant(), 100, 1000, draws=400).mean()), 1)
     0.9
     """
-    check_sizes(inputs=inputs, units=units, draws=draws)
+    at_least_one(inputs=inputs, units=units, draws=draws)
     rng = np.random.default_rng(seed)
     found = np.full(draws, math.nan)
     for draw in range(draws):  # one at a time, so that a wide layer needs no more memory than a narrow one
@@ -499,49 +500,3 @@ def normal_tail(t: float) -> float:
     0.5
     """
     return math.erfc(t / math.sqrt(2)) / 2
-
-
-def check_sizes(**sizes: int) -> None:
-    """Refuse what is no whole number from 1 upwards.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> check_sizes(inputs=3)
-    """
-    for name, size in sizes.items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise InputError(f"{name} is {size!r}; allowed are whole numbers from 1 upwards.")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse what is no finite number above 0.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> check_positive("ratio", 0.5)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise InputError(f"{name} is {value!r}; allowed are finite numbers above 0.")
-
-
-def check_not_negative(name: str, value: float) -> None:
-    """Refuse what is no finite number from 0 upwards.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> check_not_negative("threshold", 0)
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
-        raise InputError(f"{name} is {value!r}; allowed are finite numbers from 0 upwards.")

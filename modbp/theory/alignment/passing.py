@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modbp.checks import above_zero, at_least_one
 from modbp.errors import InputError
-from modbp.theory.alignment.coefficients import check_positive, check_sizes
 
 ROUNDING = 64
 """A bound counts as violated by more than this many rounding errors."""
@@ -140,7 +140,7 @@ def gaussian(inputs: int, units: int, seed: int = 0) -> Tensor:
     >>> gaussian(100, 300).shape
     torch.Size([100, 300])
     """
-    check_sizes(inputs=inputs, units=units)
+    at_least_one(inputs=inputs, units=units)
     return torch.from_numpy(np.random.default_rng(seed).standard_normal((inputs, units))) / math.sqrt(inputs)
 
 
@@ -168,7 +168,7 @@ def orthogonal(inputs: int, units: int, seed: int = 0) -> Tensor:
     >>> bool(torch.allclose(W.T @ W, torch.eye(3, dtype=torch.float64)))
     True
     """
-    check_sizes(inputs=inputs, units=units)
+    at_least_one(inputs=inputs, units=units)
     if units > inputs:
         raise InputError(f"units is {units} with {inputs} inputs; allowed are at most as many units as inputs.")
     Q, R = torch.linalg.qr(gaussian(inputs, units, seed))
@@ -199,7 +199,7 @@ def pairs(inputs: int, units: int, seed: int = 0) -> Tensor:
     >>> float((W.T @ torch.ones(3, dtype=torch.float64) > 0).sum())
     3.0
     """
-    check_sizes(inputs=inputs, units=units)
+    at_least_one(inputs=inputs, units=units)
     if units % (2 * inputs):
         raise InputError(f"units is {units} with {inputs} inputs; allowed are multiples of {2 * inputs}.")
     bases = [orthogonal(inputs, inputs, seed + i) for i in range(units // (2 * inputs))]
@@ -230,7 +230,7 @@ def tight_frame(inputs: int, units: int, seed: int = 0) -> Tensor:
     >>> bool(torch.allclose(W @ W.T, 2 * torch.eye(3, dtype=torch.float64)))
     True
     """
-    check_sizes(inputs=inputs, units=units)
+    at_least_one(inputs=inputs, units=units)
     if units < inputs:
         raise InputError(f"units is {units} with {inputs} inputs; allowed are at least as many units as inputs.")
     return orthogonal(units, inputs, seed).T * math.sqrt(units / inputs)
@@ -273,7 +273,7 @@ def passed_on(kind: str, ratio: float) -> float:
     """
     if kind not in KINDS:
         raise InputError(f"kind is {kind!r}; allowed are {', '.join(KINDS)}.")
-    check_positive("ratio", ratio)
+    above_zero("ratio", ratio)
     allowed = {
         "orthogonal": (ratio <= 1, "at most 1"),
         "pairs": (ratio % 2 == 0, "even numbers"),
@@ -324,7 +324,7 @@ def weight_alignment(mean_cosine: float, active: int, dispersion: float = 1.0, m
     >>> [round(weight_alignment(mu, m, mean_square=mu * mu), 3) for mu, m in ((0.1, 100), (0.2, 100), (0.05, 2000))]
     [0.709, 0.898, 0.913]
     """
-    check_sizes(active=active)
+    at_least_one(active=active)
     if not -1 <= mean_cosine <= 1 or not 0 <= mean_square <= 1 or not dispersion >= 1:
         raise InputError(
             f"mean_cosine, mean_square and dispersion are {mean_cosine}, {mean_square} and {dispersion}; allowed are"
@@ -360,5 +360,5 @@ def isotropic_cosine(inputs: int) -> float:
     >>> round(isotropic_cosine(64), 4), round((2 / (math.pi * 64)) ** 0.5, 4)
     (0.1001, 0.0997)
     """
-    check_sizes(inputs=inputs)
+    at_least_one(inputs=inputs)
     return math.exp(math.lgamma(inputs / 2) - math.lgamma((inputs + 1) / 2)) / math.sqrt(math.pi)

@@ -17,8 +17,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from modbp.checks import above_zero, at_least_one, not_negative
 from modbp.errors import InputError
-from modbp.theory.alignment.coefficients import check_not_negative, check_positive, check_sizes
 
 Step = Callable[[float], float]
 
@@ -51,7 +51,7 @@ def guided_step(tau: float) -> float:
     >>> round(guided_step(0.0), 4), round(guided_step(1.0), 4)
     (0.4502, 0.7923)
     """
-    check_not_negative("tau", tau)
+    not_negative("tau", tau)
     theta = math.atan2(1, tau)
     up = math.sin(theta) + (math.pi - theta) * math.cos(theta)
     return up / math.sqrt(math.pi * (math.pi - theta + math.sin(theta) * math.cos(theta)))
@@ -78,7 +78,7 @@ def gradient_step(tau: float) -> float:
     >>> gradient_step(0.0), round(gradient_step(1.0), 4)
     (0.0, 0.7071)
     """
-    check_not_negative("tau", tau)
+    not_negative("tau", tau)
     return tau / math.hypot(1, tau)
 
 
@@ -113,8 +113,8 @@ def rectgrad_step(tau: float, threshold: float) -> tuple[float, float]:
     """
     from scipy.stats import norm
 
-    check_not_negative("tau", tau)
-    check_not_negative("threshold", threshold)
+    not_negative("tau", tau)
+    not_negative("threshold", threshold)
     z, weight = _half_line()
     b = threshold / z - tau * z  # the least η that is kept
     tail, density = norm.sf(b), norm.pdf(b)
@@ -216,7 +216,7 @@ def settled(ratio: float, step: Step = guided_step) -> float:
     >>> round(settled(2, gradient_step), 3)
     0.707
     """
-    check_positive("ratio", ratio)
+    above_zero("ratio", ratio)
     c = 1.0
     for _ in range(100_000):
         c, before = step(math.sqrt(ratio) * c), c
@@ -254,7 +254,7 @@ def shared_step(tau: float, s: float) -> float:
     >>> round(shared_step(0.0, 0.0) * math.pi, 6), round(shared_step(1.3, 0.4), 4), shared_step(2.0, 1.0)
     (1.0, 0.8302, 1.0)
     """
-    check_not_negative("tau", tau)
+    not_negative("tau", tau)
     if not 0 <= s <= 1:
         raise InputError(f"s is {s!r}; allowed are numbers from 0 to 1.")
     if s == 1:
@@ -415,7 +415,7 @@ def layer_ratios(widths: Sequence[int]) -> list[float]:
     if len(widths) < 2:
         raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
     for width in widths:
-        check_sizes(widths=width)
+        at_least_one(widths=width)
     return [units / inputs for inputs, units in pairwise(widths)]
 
 
@@ -433,7 +433,7 @@ def _check_ratios(ratios: Sequence[float]) -> None:
     if not ratios:
         raise InputError("ratios is empty; allowed are one or more numbers above 0.")
     for ratio in ratios:
-        check_positive("ratios", ratio)
+        above_zero("ratios", ratio)
 
 
 def _rectified_mean(mean: NDArray[np.float64], deviation: float) -> NDArray[np.float64]:

@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from modbp.checks import at_least_one, whole
 from modbp.errors import InputError
-from modbp.theory.alignment.coefficients import Array, Coefficient, check_sizes
+from modbp.theory.alignment.coefficients import Array, Coefficient
 from modbp.theory.recovery import MASKS, Mask
 
 STUDENT = 5
@@ -63,8 +64,7 @@ def norm_dispersion(degrees: int = STUDENT) -> float:
     >>> round(norm_dispersion(5), 3)
     1.178
     """
-    if isinstance(degrees, bool) or not isinstance(degrees, int) or degrees < 3:
-        raise InputError(f"degrees is {degrees!r}; allowed are whole numbers from 3 upwards.")
+    whole("degrees", degrees, least=3)
     half = degrees / 2
     mean_square = 1 / (degrees - 2)  # of 1/χ
     mean = math.gamma(half - 0.5) / (math.sqrt(2) * math.gamma(half))
@@ -114,7 +114,7 @@ def one_layer_maps(
     """
     if x.dim() != 1 or not bool(x.any()):
         raise InputError(f"x has shape {tuple(x.shape)}; allowed is a vector that is not zero.")
-    check_sizes(units=units, draws=draws)
+    at_least_one(units=units, draws=draws)
     if weights not in WEIGHTS:
         raise InputError(f"weights is {weights!r}; allowed are {', '.join(WEIGHTS)}.")
     direction = (x.double() / x.double().norm()).numpy()
@@ -155,7 +155,7 @@ def random_weights(widths: Sequence[int], seed: int = 0) -> list[Tensor]:
     if len(widths) < 2:
         raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
     for width in widths:
-        check_sizes(widths=width)
+        at_least_one(widths=width)
     return [
         torch.from_numpy(np.random.default_rng([seed, layer]).standard_normal(sizes)) * math.sqrt(2 / sizes[0])
         for layer, sizes in enumerate(pairwise(widths))

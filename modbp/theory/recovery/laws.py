@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from modbp.checks import at_least_one, whole
 from modbp.errors import InputError
 
 TWO_LOGITS = ("gradient", "deconvolution", "guided_backprop")
@@ -44,7 +45,7 @@ def equal_norm_snr(n_filters: int, channels: int = 3, stride: int = 1) -> float:
     >>> round(equal_norm_snr(256), 3)
     8.646
     """
-    _at_least_one(n_filters=n_filters, channels=channels, stride=stride)
+    at_least_one(n_filters=n_filters, channels=channels, stride=stride)
     return n_filters / (math.pi**2 * channels * stride**2)
 
 
@@ -140,7 +141,7 @@ def constant_share(pixels: int) -> float:
     >>> round(constant_share(25), 5)
     0.34558
     """
-    _at_least_one(pixels=pixels)
+    at_least_one(pixels=pixels)
     return 1 / math.pi + (1 - 1 / math.pi) / pixels
 
 
@@ -218,7 +219,7 @@ def one_patch_error(entries: int, n_filters: int, top_weights: bool = True) -> f
     >>> round(one_patch_error(27, 1024), 4), round(one_patch_error(27, 1024, top_weights=False), 4)
     (0.2593, 0.0819)
     """
-    _at_least_one(entries=entries, n_filters=n_filters)
+    at_least_one(entries=entries, n_filters=n_filters)
     return ((math.pi**2 if top_weights else math.pi) * entries - 1) / n_filters
 
 
@@ -248,7 +249,7 @@ def fully_connected_cosine(inputs: int, units: int) -> float:
     >>> [round(fully_connected_cosine(12_288, n), 3) for n in (1000, 5000, 20_000, 70_000)]
     [0.09, 0.199, 0.376, 0.605]
     """
-    _at_least_one(inputs=inputs, units=units)
+    at_least_one(inputs=inputs, units=units)
     return 1 / math.sqrt(1 + math.pi**2 * (inputs - 1) / units)
 
 
@@ -284,7 +285,7 @@ def one_patch_cosines(entries: int, n_filters: int, draws: int, seed: int = 0) -
     >>> round(float(one_patch_cosines(12_288, 5000, draws=200).mean()), 2)
     0.2
     """
-    _at_least_one(entries=entries, n_filters=n_filters, draws=draws)
+    at_least_one(entries=entries, n_filters=n_filters, draws=draws)
     rng = np.random.default_rng(seed)
     found = np.empty(draws)
     for draw in range(draws):  # one at a time, so that a wide network needs no more memory than a narrow one
@@ -322,7 +323,7 @@ def expected_maximum(n: int, positive_part: bool = False) -> float:
     from scipy.integrate import quad
     from scipy.stats import norm
 
-    _at_least_one(n=n)
+    at_least_one(n=n)
     # E max⁺ = ∫ P(max > t) dt over t > 0, and E max⁻ the same of P(max < −t).
     above = quad(lambda t: -np.expm1(n * norm.logcdf(t)), 0, np.inf, epsabs=1e-12)[0]
     return above if positive_part else above - quad(lambda t: norm.cdf(-t) ** n, 0, np.inf, epsabs=1e-12)[0]
@@ -363,9 +364,8 @@ def max_pooled_cosine(method: str, n_filters: int, window: int, channels: int = 
     """
     if method not in TWO_LOGITS[1:]:
         raise InputError(f"method is {method!r}; allowed are {' and '.join(TWO_LOGITS[1:])}.")
-    _at_least_one(n_filters=n_filters, channels=channels)
-    if isinstance(window, bool) or not isinstance(window, int) or window < 2:
-        raise InputError(f"window is {window!r}; allowed are whole numbers from 2 upwards.")
+    at_least_one(n_filters=n_filters, channels=channels)
+    whole("window", window, least=2)
     m = window**2
     guided = method == "guided_backprop"
     mean = expected_maximum(m, positive_part=guided)
@@ -431,15 +431,8 @@ def arc_cosine_recursion(steps: int, start: float = 0.0) -> list[float]:
     >>> [round(rho, 3) for rho in arc_cosine_recursion(4)]
     [0.0, 0.318, 0.494, 0.605, 0.681]
     """
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 0:
-        raise InputError(f"steps is {steps!r}; allowed are whole numbers from 0 upwards.")
+    whole("steps", steps, least=0)
     found = [start]
     for _ in range(steps):
         found.append(min(arc_cosine(found[-1]), 1.0))
     return found
-
-
-def _at_least_one(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-            raise InputError(f"{name} is {number!r}; allowed are whole numbers from 1 upwards.")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from modbp.checks import whole
 from modbp.errors import InputError
 from modbp.theory.recovery.patches import Patches
 from modbp.theory.recovery.template import MASKS, Mask
@@ -83,7 +84,7 @@ def three_layer_maps(
     [False, True]
     """
     _check(x, 4, "(batch, channels, height, width)")
-    _whole("logits", logits)
+    whole("logits", logits)
     masks = _masks(methods)
     held = _zeros(masks, x, logits, *x.shape)
     found: Maps = {method: {} for method in held}
@@ -147,7 +148,7 @@ def one_patch_maps(
     {256: (50, 27), 1024: (50, 27)}
     """
     _check(x, 1, "(entries,)")
-    _whole("draws", draws)
+    whole("draws", draws)
     masks = _masks(methods)
     held = _zeros(masks, x, draws, len(x))
     found: Maps = {method: {} for method in held}
@@ -173,8 +174,8 @@ def _blocks(n_filters: int | Sequence[int], block: int, seed: int) -> Iterator[t
     if not wanted:
         raise InputError("n_filters is empty; allowed are one or more whole numbers from 1 upwards.")
     for n in wanted:
-        _whole("n_filters", n)
-    _whole("seed", seed, least=0)
+        whole("n_filters", n)
+    whole("seed", seed, least=0)
     starts = range(0, wanted[-1], block)
     for number, first in enumerate(tqdm(starts, desc="filters", disable=None if len(starts) > 8 else True)):
         inside = [n for n in wanted if first < n <= first + block]
@@ -213,8 +214,3 @@ def _check(x: Tensor, dimensions: int, allowed: str) -> None:
         raise InputError(f"x is {x.dtype} of shape {tuple(x.shape)}; allowed is floating point, {allowed}.")
     if not x.isfinite().all():
         raise InputError("x holds NaN or infinite values; allowed are finite numbers.")
-
-
-def _whole(name: str, value: int, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; allowed are whole numbers from {least} upwards.")
