@@ -464,6 +464,8 @@ def _finite(value: float) -> float | None:
 def _plus_minus(check: claims.Check) -> str:
     if math.isnan(check.measured):
         return "–"
+    if check.measured == check.predicted.low == check.predicted.high:
+        return number(check.measured)
     if 0 <= check.measured <= check.predicted.high < 1e-3:
         return f"≤ {number(check.predicted.high)}"
     # Two decimals whatever the size: rounding errors differ from one processor to the next.

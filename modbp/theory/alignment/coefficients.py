@@ -66,7 +66,14 @@ def full_moment(power: int) -> float:
 
 
 class Coefficient(ABC):
-    """The law of the coefficients; subclasses give their moments and draw them."""
+    """The law of the coefficients; subclasses give their moments and draw them.
+
+    Examples
+    --------
+    >>> coefficients: list[Coefficient] = [Activation(), Constant(), Gradient()]
+    >>> [round(c.K, 2) for c in coefficients]
+    [2.0, 3.14, inf]
+    """
 
     @abstractmethod
     def moment(self, of_c: int, of_g: int) -> float:

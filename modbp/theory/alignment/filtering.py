@@ -67,9 +67,10 @@ class Layer:
 
     def with_weight(self, weight: Tensor) -> Map:
         """Return the layer as a linear map with other weights and no bias."""
-        own = dict(self.module.named_parameters())
-        replaced = {name: weight if name == "weight" else torch.zeros_like(p) for name, p in own.items()}
-        return lambda u: torch.func.functional_call(self.module, replaced, (u,))
+        if isinstance(self.module, nn.Conv2d):
+            convolution = self.module
+            return lambda u: convolution._conv_forward(u, weight, None)  # with its stride, padding and groups
+        return lambda u: torch.nn.functional.linear(u, weight)
 
     def apply(self, weight: Tensor, u: Tensor) -> Tensor:
         """Return the layer's map with other weights and no bias, of `u`."""
@@ -82,7 +83,13 @@ class Layer:
 
 
 class Filter(ABC):
-    """How a rule turns the signal behind a ReLU into g, and with which weights g is sent on."""
+    """How a rule turns the signal behind a ReLU into g, and with which weights g is sent on.
+
+    Examples
+    --------
+    >>> [name for name, rule in FILTERS.items() if rule.multiplies]  # rules of relevance
+    ['lrp_zplus', 'deep_taylor', 'excitation_bp']
+    """
 
     multiplies = False
     """Whether the map is the signal times the input, as for relevance."""
@@ -261,6 +268,11 @@ class Filtered:
         The attribution: the signal at the input, times the input for rules of relevance.
     signals : list of (Tensor, Tensor)
         For each layer with a ReLU, from the top down: g and the activation.
+
+    Examples
+    --------
+    >>> Filtered(torch.zeros(1), [(torch.tensor([1.0, -1.0]), torch.tensor([1.0, 1.0]))]).outside_form()
+    0.5
     """
 
     map: Tensor

@@ -2,10 +2,9 @@ r"""Alignment through a deep random network: how it settles, and how much of a m
 
 Widths are :math:`n_0` inputs and :math:`n_1,\dots,n_L` units, with :math:`\kappa_l=n_l/n_{l-1}`. :math:`c_l` is the
 cosine of the signal behind the ReLU of layer l with its activation. Below it the signal arrives as
-:math:`\tau z^++\eta` with :math:`\tau=\sqrt{\kappa_l}\,c_l` (λ on the page), z the normalized pre-activation there and η
-fresh noise.
-Source: ours, theorems "Alignment settles" and "Maps of two networks with shared lower layers" of `book/alignment.md`;
-limits of wide layers, for Gaussian weights without biases.
+:math:`\tau z^++\eta` with :math:`\tau=\sqrt{\kappa_l}\,c_l` (λ on the page), z the normalized pre-activation there and
+η fresh noise. Source: ours, theorems "Alignment settles" and "Maps of two networks with shared lower layers" of
+`book/alignment.md`; limits of wide layers, for Gaussian weights without biases.
 """
 
 from __future__ import annotations
