@@ -465,7 +465,7 @@ def _plus_minus(check: claims.Check) -> str:
     if math.isnan(check.measured):
         return "–"
     if check.measured == check.predicted.low == check.predicted.high:
-        return number(check.measured)
+        return str(check.predicted)
     if 0 <= check.measured <= check.predicted.high < 1e-3:
         return f"≤ {number(check.predicted.high)}"
     # Two decimals whatever the size: rounding errors differ from one processor to the next.

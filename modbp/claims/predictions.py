@@ -31,8 +31,8 @@ class Prediction:
 
     Examples
     --------
-    >>> str(about(0.5, 0.1)), str(at_least(0.9)), str(at_most(1e-5))
-    ('0.50 ± 0.10', '≥ 0.90', '≤ 1e-05')
+    >>> str(about(0.5, 0.1)), str(at_least(0.9)), str(at_most(1e-5)), str(about(0, 0))
+    ('0.50 ± 0.10', '≥ 0.90', '≤ 1e-05', '0')
     """
 
     low: float
@@ -48,6 +48,8 @@ class Prediction:
             return f"≥ {number(self.low)}"
         if math.isinf(self.low):
             return f"≤ {number(self.high)}"
+        if self.low == self.high:  # a count, or an exact zero
+            return f"{self.low:g}"
         return f"{number((self.low + self.high) / 2)} ± {number((self.high - self.low) / 2)}"
 
 
