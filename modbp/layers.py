@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,6 +20,40 @@ ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Softplus, nn.Sigmoid, nn.Tanh),
     *(nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Identity),
 )
+
+
+Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
+
+
+@contextlib.contextmanager
+def watching(hook: Hook) -> Iterator[None]:
+    """Call a function after every module that runs in this thread.
+
+    Nothing is left on a model, so that several threads may run one at a time.
+
+    Parameters
+    ----------
+    hook : callable
+        Gets the module, its arguments and its output. What it returns takes the output's place, unless it is None.
+
+    Examples
+    --------
+    >>> seen = []
+    >>> with watching(lambda module, arguments, output: seen.append(type(module).__name__)):
+    ...     _ = nn.Sequential(nn.Linear(2, 2), nn.ReLU())(torch.zeros(1, 2))
+    >>> seen
+    ['Linear', 'ReLU', 'Sequential']
+    """
+    thread = threading.get_ident()
+
+    def of_this_thread(module: nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        return hook(module, arguments, output) if threading.get_ident() == thread else None
+
+    handle = nn.modules.module.register_module_forward_hook(of_this_thread)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def activation_points(
@@ -74,16 +109,11 @@ class _Walk:
         self.calls: Counter[str] = Counter()
         self.found: list[tuple[tuple[str, int], tuple[str, int]]] = []  # calls of a layer, and of its activation
         self._newest: Any = None
-        self._thread = threading.get_ident()
-        handle = nn.modules.module.register_module_forward_hook(self._leave)
-        try:
-            with torch.no_grad():
-                model(*args)
-        finally:
-            handle.remove()
+        with torch.no_grad(), watching(self._leave):
+            model(*args)
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        if module not in self.names or threading.get_ident() != self._thread:
+        if module not in self.names:
             return
         name = self.names[module]
         call = (name, self.calls[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -338,6 +339,54 @@ def test_the_call_of_a_reused_module_is_the_one_that_is_replaced(awkward: Any) -
         h = trace.activation("relu:0") + g * a.norm() / g.norm()
         logits = awkward.head(F.relu(awkward.third(h)).mean((2, 3)))
     assert table["decided"].item() == int(logits.argmax())
+
+
+class Joining(nn.Module):
+    """Joins what is above a module with what is below it, in the batch's own size."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.first, self.relu, self.head = nn.Linear(4, 5), nn.ReLU(), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.head(torch.cat([x, self.relu(self.first(x))], dim=1).view(len(x), -1))
+        return found
+
+
+def test_a_model_that_joins_needs_as_many_of_both() -> None:
+    net, x = Joining().eval(), normal(2, 4)
+    classes = torch.tensor([[0, 1, 2], [2, 1, 0]])
+    table = metrics.sufficiency(net, x, "gradient", classes, layers=["relu"])
+    for row in table.itertuples():
+        image = x[row.image : row.image + 1]
+        a = net.relu(net.first(image))
+        g = net.head.weight[row.explained, 4:] * (a > 0)
+        with torch.no_grad():
+            logits = net.head(torch.cat([image, g * a.norm() / g.norm()], dim=1))
+        assert row.decided == int(logits.argmax())
+
+
+def test_many_threads_may_ask_one_model_and_nothing_is_left_on_it(awkward: Any) -> None:
+    x = normal(3, 2, 9, 9)
+    names = ["gradient", "guided_backprop", "lrp_zplus", "deconvolution"] * 4
+
+    def ask(name: str) -> Any:
+        return metrics.sufficiency(awkward, x, name, layers=["relu:0", "relu:1"]), metrics.weight_alignment(awkward, x)
+
+    alone = {name: ask(name) for name in set(names)}
+    with ThreadPoolExecutor(8) as pool:
+        for name, found in zip(names, pool.map(ask, names), strict=True):
+            assert all(a.equals(b) for a, b in zip(found, alone[name], strict=True))
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in awkward.modules())
+
+
+def test_a_compiled_model_is_the_one_that_was_compiled() -> None:
+    net, x = random_mlp(20, 3, inputs=10, outputs=4), normal(2, 10)
+    compiled = torch.compile(net)
+    assert metrics.sufficiency(compiled, x, "gradient").equals(metrics.sufficiency(net, x, "gradient"))
+    assert metrics.weight_alignment(compiled, x).equals(metrics.weight_alignment(net, x))
+    assert metrics.alignment(compiled, x, "gradient", 0).equals(metrics.alignment(net, x, "gradient", 0))
 
 
 def test_kept_pixels_are_those_with_the_largest_sums(awkward: Any) -> None:

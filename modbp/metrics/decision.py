@@ -20,6 +20,7 @@ from modbp.attr.methods import Preset
 from modbp.backward import INPUT, OUTPUT, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
+from modbp.layers import watching
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.sender import sender_of
 from modbp.metrics.signals import points_behind_relus, signals
@@ -102,6 +103,7 @@ def sufficiency(
     import pandas as pd  # here, so that its absence is noticed before any work
 
     (samples,) = check_inputs((inputs,))
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given
     if not isinstance(model, nn.Module):
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module, whose layers have names.")
     if way not in WAYS:
@@ -190,26 +192,30 @@ def _from_pixels(
     return {share: decided[i * n : (i + 1) * n] for i, share in enumerate(shares)}
 
 
+@torch.no_grad()
 def _run_from(model: nn.Module, x: Tensor, place: str, values: Tensor) -> Tensor:
-    """Return the logits when `values` take the place of what a module returns; below it the model runs once."""
+    """Return the logits when `values` take the place of what a module returns for the one picture `x`."""
     if place == INPUT:
-        with torch.no_grad():
-            found: Tensor = model(values)
+        found: Tensor = model(values)
         return found
     name, _, call = place.rpartition(":") if ":" in place else (place, "", "0")
-    calls = [0]
+    replaced, calls = model.get_submodule(name), [0]
 
-    def replace(module: nn.Module, arguments: Any, output: Tensor) -> Tensor:
+    def replace(module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
+        if module is not replaced:
+            return None
         calls[0] += 1
-        return values if calls[0] == int(call) + 1 else output
+        return values if calls[0] == int(call) + 1 else None
 
-    handle = model.get_submodule(name).register_forward_hook(replace)
-    try:
-        with torch.no_grad():
-            # As many copies as values: a model may reshape by its batch, or add what goes around the module.
-            found = model(x.expand(len(values), *x.shape[1:]))
-    finally:
-        handle.remove()
+    with watching(replace):
+        try:
+            found = model(x)  # so that everything below the place runs once
+            if len(found) == len(values):
+                return found
+        except RuntimeError:  # the model joins what is above with what is below, and needs as many of both
+            pass
+        calls[0] = 0
+        found = model(x.expand(len(values), *x.shape[1:]))
     return found
 
 

@@ -26,7 +26,7 @@ from modbp.attr.targets import Target
 from modbp.backward import INPUT, OUTPUT, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
-from modbp.layers import WEIGHTED, activation_points
+from modbp.layers import WEIGHTED, activation_points, watching
 from modbp.metrics.sender import sender_of
 from modbp.metrics.similarity import cosine
 from modbp.rules import Pass
@@ -334,6 +334,7 @@ def weight_alignment(model: nn.Module, inputs: Tensor, layers: Iterable[str] | N
     from modbp.theory.alignment import isotropic_cosine
 
     (samples,) = check_inputs((inputs,))
+    model = getattr(model, "_orig_mod", model)  # what torch.compile was given
     points = activation_points(model, samples[:1])
     wanted = [layer for layer, point in points.items() if point != layer] if layers is None else list(layers)
     modules = dict(model.named_modules())
@@ -344,21 +345,17 @@ def weight_alignment(model: nn.Module, inputs: Tensor, layers: Iterable[str] | N
             )
     if not wanted:
         raise InputError("no layer has an activation module directly behind it; allowed then are layers by name.")
+    names = {modules[name]: name for name in wanted}
     sums: dict[str, Tensor] = {}
 
-    def note(name: str) -> Any:
-        def hook(module: Any, arguments: tuple[Tensor, ...], z: Tensor) -> None:
+    def note(module: Any, arguments: tuple[Any, ...], z: Any) -> None:
+        if module in names:
+            name = names[module]
             sums[name] = sums.get(name, torch.zeros(5, dtype=torch.float64)) + _sums(module, arguments[0], z)
 
-        return hook
-
-    handles = [modules[name].register_forward_hook(note(name)) for name in wanted]
-    try:
+    with watching(note):
         for x in tqdm(samples.split(1), desc="weights", disable=None if len(samples) > 1 else True):
             model(x)
-    finally:
-        for handle in handles:
-            handle.remove()
     rows = []
     for name in (n for n in points if n in sums):
         active, total, of_cosines, of_squares, positions = sums[name].tolist()
