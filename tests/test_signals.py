@@ -109,6 +109,10 @@ def test_the_shuffled_column_is_the_mean_over_all_permutations() -> None:
     assert Signal(g, g, a, rectified=True).row(None)["shuffled"] == pytest.approx(np.mean(values))
     whole = [cos(g[:, list(order)], a) for order in itertools.permutations(range(5))]
     assert Signal(g, g, a, rectified=False).row(None)["shuffled"] == pytest.approx(np.mean(whole))
+    ungated = g.clone()
+    ungated[0, 0] = 4.0  # on an inactive unit
+    whole = [cos(ungated[:, list(order)], a) for order in itertools.permutations(range(5))]
+    assert Signal(ungated, ungated, a, rectified=True).row(None)["shuffled"] == pytest.approx(np.mean(whole))
 
 
 def test_the_signal_of_relevance_is_relevance_over_activation() -> None:

@@ -75,8 +75,9 @@ def alignment(
     pandas.DataFrame
         A row for each image and layer, in the order in which the network runs, the input first. Columns: `image`,
         `layer`; `arriving`, the cosine of :math:`r_l` with :math:`a_l`; `filtered`, that of :math:`g_l` (NaN at the
-        input); `shuffled`, the mean cosine of :math:`g_l` with its entries on active units permuted at random, in
-        closed form: what non-negative numbers have in common without any agreement; `another`, the cosine with the
+        input); `shuffled`, the mean cosine of :math:`g_l` with its entries permuted at random, in closed form: what
+        non-negative numbers have in common without any agreement (permuted over the active units, or over all if the
+        rule lets signals through on inactive ones); `another`, the cosine with the
         activation of another image, the one before it (NaN for one image alone); `active`, the share of units whose
         activation is positive. At the input the last three are of :math:`r_0` over all entries. NaN where a signal or
         an activation is zero or not finite.
@@ -165,8 +166,10 @@ class Signal:
         }
 
     def _shuffled(self) -> float:
-        """Return the mean cosine over all permutations of g on active units: only the two sums enter."""
-        on = self.activation > 0 if self.rectified else torch.ones_like(self.activation, dtype=torch.bool)
+        """Return the mean cosine over all permutations of g on the units that it may reach: only the sums enter."""
+        on = self.activation > 0
+        if not self.rectified or bool((self.filtered[~on] != 0).any()):  # nothing was gated, or the rule has no gate
+            on = torch.ones_like(on)
         g, a = self.filtered[on].double(), self.activation[on].double()
         sizes = float(g.norm() * a.norm())
         return float(g.sum() * a.sum()) / len(a) / sizes if sizes > 0 and math.isfinite(sizes) else math.nan
