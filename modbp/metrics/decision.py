@@ -152,8 +152,7 @@ def _from_signals(
 ) -> dict[Any, list[int]]:
     points = [place for place in places if place != INPUT]
     replaced: dict[str, list[Tensor]] = {place: [] for place in places}
-    for target in targets:
-        found = signals(sender, x, points, target, "relevance", baselines)
+    for found in signals(sender, x, points, targets, "relevance", baselines):
         for place in places:
             here = found[place]
             g, a = here.filtered, here.activation

@@ -11,7 +11,7 @@ measure and its controls are ours (`book/alignment.md`, definition "Alignment").
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,6 @@ from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import WEIGHTED, activation_points, watching
 from modbp.metrics.sender import sender_of
-from modbp.metrics.similarity import cosine
 from modbp.rules import Pass
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def alignment(
     before: dict[str, Tensor] = {}
     label = f"alignment of {sender.composite.name}"
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
-        found = signals(sender, x, points, target_of(target, number, len(samples)), of, references[number])
+        (found,) = signals(sender, x, points, [target_of(target, number, len(samples))], of, references[number])
         for layer, here in found.items():
             rows.append({"image": number, "layer": layer, **here.row(before.get(layer))})
         if number == 0:
@@ -123,7 +122,7 @@ def alignment(
         before = {layer: here.activation for layer, here in found.items()}
     if len(samples) > 1:
         for row in rows[: len(first)]:  # before the first image comes the last
-            row["another"] = float(cosine(first[row["layer"]], before[row["layer"]]))
+            row["another"] = _cosine(*(s[row["layer"]].flatten().double() for s in (first, before)))
     return pd.DataFrame(rows)
 
 
@@ -156,29 +155,43 @@ class Signal:
 
     def row(self, another: Tensor | None) -> dict[str, float]:
         """Return the numbers of a row; `another` is the activation of another image."""
-        g, a = self.filtered, self.activation
+        a = self.activation.flatten().double()
+        r = self.arriving.flatten().double()
+        g = r if self.filtered is self.arriving else self.filtered.flatten().double()
+        with_a = _cosine(g, a)
         return {
-            "arriving": float(cosine(self.arriving, a)),
-            "filtered": float(cosine(g, a)) if self.rectified else math.nan,
-            "shuffled": self._shuffled(),
-            "another": math.nan if another is None else float(cosine(g, another)),
-            "active": float((a > 0).double().mean()),
+            "arriving": with_a if g is r else _cosine(r, a),
+            "filtered": with_a if self.rectified else math.nan,
+            "shuffled": self._shuffled(g, a),
+            "another": math.nan if another is None else _cosine(g, another.flatten().double()),
+            "active": float((a > 0).sum()) / len(a),
         }
 
-    def _shuffled(self) -> float:
+    def _shuffled(self, g: Tensor, a: Tensor) -> float:
         """Return the mean cosine over all permutations of g on the units that it may reach: only the sums enter."""
-        on = self.activation > 0
-        if not self.rectified or bool((self.filtered[~on] != 0).any()):  # nothing was gated, or the rule has no gate
-            on = torch.ones_like(on)
-        g, a = self.filtered[on].double(), self.activation[on].double()
+        inactive = a <= 0
+        # At the input nothing is gated, and some rules have no gate.
+        everywhere = not self.rectified or bool(g[inactive].any())
+        places = len(a) if everywhere else len(a) - int(inactive.sum())
         sizes = float(g.norm() * a.norm())
-        return float(g.sum() * a.sum()) / len(a) / sizes if sizes > 0 and math.isfinite(sizes) else math.nan
+        return float(g.sum() * a.sum()) / places / sizes if sizes > 0 and math.isfinite(sizes) else math.nan
+
+
+def _cosine(u: Tensor, v: Tensor) -> float:
+    """Return the cosine of two vectors of float64; NaN where one is zero or not finite."""
+    sizes = float(u.norm() * v.norm())
+    return max(-1.0, min(1.0, float(u @ v) / sizes)) if sizes > 0 and math.isfinite(sizes) else math.nan
 
 
 def signals(
-    sender: ModifiedBackprop, x: Tensor, points: list[str], target: Target, of: str = "signal", baselines: Any = None
-) -> dict[str, Signal]:
-    """Return the signals of one image at the input and at activations.
+    sender: ModifiedBackprop,
+    x: Tensor,
+    points: list[str],
+    targets: Sequence[Target],
+    of: str = "signal",
+    baselines: Any = None,
+) -> list[dict[str, Signal]]:
+    """Return the signals of one image at the input and at activations, from one forward pass.
 
     Parameters
     ----------
@@ -186,8 +199,8 @@ def signals(
     x : Tensor, shape (1, ...)
     points : list of str
         Names of modules that return an activation.
-    target : int or tuple, optional
-        The class that is explained; by default the predicted one.
+    targets : sequence of int, tuple or None
+        The classes that are explained; None is the predicted one.
     of : {"signal", "relevance"}, default "signal"
         See `alignment`.
     baselines : optional
@@ -195,30 +208,32 @@ def signals(
 
     Returns
     -------
-    dict from str to Signal
-        `"input"` first.
+    list of dict from str to Signal
+        One for each target, with `"input"` first.
 
     Examples
     --------
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    >>> list(signals(sender_of("gradient", network), torch.randn(1, 4), ["1"], target=0))
-    ['input', '1']
+    >>> found = signals(sender_of("gradient", network), torch.randn(1, 4), ["1"], [0, 2])
+    >>> [list(of_class) for of_class in found]
+    [['input', '1'], ['input', '1']]
     """
     trace = sender.trace(x, points, baselines=baselines)
-    target = predicted(trace.output) if target is None else target
     names = [INPUT, *points]
-    start = sender.start(trace.output, target)
+    starts = [sender.start(trace.output, predicted(trace.output) if t is None else t) for t in targets]
     composite = sender.composite
     relevance = composite.propagates and isinstance(composite.rule_for("relu"), Pass)
     divides = of == "signal" and relevance and not composite.multiply
     multiply = False if of == "signal" and composite.multiply else None
-    arrived = trace.relevance(names, start=start, keep=False, multiply=multiply)
-    found = {}
+    together = torch.stack(starts) if len(starts) > 1 else starts[0]
+    arrived = trace.relevance(names, start=together, keep=False, multiply=multiply)
+    found: list[dict[str, Signal]] = [{} for _ in starts]
     for name in names:
         a = x if name == INPUT else trace.activation(name)
-        R = arrived[name].detach()
-        r = torch.where(a == 0, 0, R / a) if divides else R
-        found[name] = Signal(r, r if name == INPUT else _let_through(composite, r, a), a, name != INPUT)
+        of_each = arrived[name].detach() if len(starts) > 1 else [arrived[name].detach()]
+        for of_class, R in zip(found, of_each, strict=True):
+            r = torch.where(a == 0, 0, R / a) if divides else R
+            of_class[name] = Signal(r, r if name == INPUT else _let_through(composite, r, a), a, name != INPUT)
     return found
 
 
