@@ -8,7 +8,8 @@ wrong ones: a map that keeps the decision although it explains another class has
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,9 +111,10 @@ def sufficiency(
         raise InputError(f"way is {way!r}; allowed are {', '.join(WAYS)}.")
     sender = sender_of("gradient" if method == RANDOM else method, model)
     places = _places(model, samples, layers) if way == "signal" else _checked_shares(shares, samples)
-    with torch.no_grad():
-        logits = torch.cat([model(x) for x in samples.split(1)])
-    explained = predicted_and_others(logits, 1, seed) if classes is None else _checked_classes(classes, logits)
+    if classes is None:
+        with torch.no_grad():
+            classes = predicted_and_others(torch.cat([model(x) for x in samples.split(1)]), 1, seed)
+    explained = _checked_classes(classes, samples)
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     label = f"sufficiency of {method if isinstance(method, str) else sender.composite.name}"
     rows = []
@@ -120,11 +122,12 @@ def sufficiency(
         generator = torch.Generator().manual_seed(seed + number) if method == RANDOM else None
         targets = explained[number].tolist()
         if way == "signal":
-            decided = _from_signals(model, sender, x, targets, places, generator, references[number])
+            logits = _from_signals(model, sender, x, targets, places, generator, references[number])
         else:
-            decided = _from_pixels(model, sender, x, targets, places, fill, generator, references[number])
-        predicted = int(logits[number].argmax())
-        for place, decisions in decided.items():
+            logits = _from_pixels(model, sender, x, targets, places, fill, generator, references[number])
+        *decided, predicted = _decisions(logits)
+        for i, place in enumerate(places):
+            decisions = decided[i * len(targets) : (i + 1) * len(targets)]
             rows += [
                 {
                     "image": number,
@@ -149,10 +152,13 @@ def _from_signals(
     places: list[Any],
     generator: torch.Generator | None,
     baselines: Any,
-) -> dict[Any, list[int]]:
+) -> Tensor:
+    """Return logits, shape (places × targets + 1, classes): from the signals, and from the picture itself."""
     points = [place for place in places if place != INPUT]
     replaced: dict[str, list[Tensor]] = {place: [] for place in places}
-    for found in signals(sender, x, points, targets, "relevance", baselines):
+    of_targets = signals(sender, x, points, targets if generator is None else targets[:1], "relevance", baselines)
+    # Of noise only the activations are wanted, which are the same for every target.
+    for found in of_targets if generator is None else of_targets * len(targets):
         for place in places:
             here = found[place]
             g, a = here.filtered, here.activation
@@ -160,7 +166,7 @@ def _from_signals(
                 noise = torch.randn(a.shape, generator=generator).to(a)
                 g = noise * (a > 0) if here.rectified else noise
             replaced[place].append(g * (a.norm() / g.norm()))
-    return {place: _decisions(_run_from(model, x, place, torch.cat(values))) for place, values in replaced.items()}
+    return _run_with(model, x, {place: torch.cat(values) for place, values in replaced.items()})
 
 
 def _from_pixels(
@@ -172,7 +178,8 @@ def _from_pixels(
     fill: float | Tensor,
     generator: torch.Generator | None,
     baselines: Any,
-) -> dict[Any, list[int]]:
+) -> Tensor:
+    """Return logits, shape (shares × targets + 1, classes): from some of the pixels, and from all."""
     if generator is None:
         maps = sender.attribute_classes(x, torch.tensor([targets]), baselines=baselines)[:, 0]
         scores = maps.double().abs().sum(1)
@@ -186,36 +193,61 @@ def _from_pixels(
         kept.scatter_(1, order[:, : max(1, round(share * order.shape[1]))], True)
         pictures.append(torch.where(kept.reshape(scores.shape)[:, None], x, background))
     with torch.no_grad():
-        decided = _decisions(model(torch.cat(pictures)))
-    n = len(targets)
-    return {share: decided[i * n : (i + 1) * n] for i, share in enumerate(shares)}
+        found: Tensor = model(torch.cat([*pictures, x]))
+    return found
 
 
 @torch.no_grad()
+def _run_with(model: nn.Module, x: Tensor, values: dict[str, Tensor]) -> Tensor:
+    """Return the logits with values in the place of what modules return for one picture, and of the picture itself.
+
+    All in one forward pass. The picture goes through it as the last of the batch, and at each place the batch grows by
+    the values that belong there, so that nothing runs twice.
+    """
+    order = [INPUT] if INPUT in values else []
+
+    def grow(place: str, output: Tensor) -> Tensor:
+        order.append(place)
+        return torch.cat([output[:-1], values[place].to(output), output[-1:]])
+
+    try:
+        with _replacing(model, values, grow):
+            found: Tensor = model(torch.cat([values[INPUT], x]) if INPUT in values else x)
+        parts = dict(zip(order, found[:-1].split([len(values[place]) for place in order]), strict=True))
+        return torch.cat([*(parts[place] for place in values), found[-1:]])
+    except RuntimeError:  # the model joins what is above with what is below, and needs as many of both
+        return torch.cat([*(_run_from(model, x, place, values[place]) for place in values), model(x)])
+
+
 def _run_from(model: nn.Module, x: Tensor, place: str, values: Tensor) -> Tensor:
-    """Return the logits when `values` take the place of what a module returns for the one picture `x`."""
+    """Return the logits with values in one place, in a batch that has their number throughout."""
     if place == INPUT:
         found: Tensor = model(values)
         return found
-    name, _, call = place.rpartition(":") if ":" in place else (place, "", "0")
-    replaced, calls = model.get_submodule(name), [0]
-
-    def replace(module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
-        if module is not replaced:
-            return None
-        calls[0] += 1
-        return values if calls[0] == int(call) + 1 else None
-
-    with watching(replace):
-        try:
-            found = model(x)  # so that everything below the place runs once
-            if len(found) == len(values):
-                return found
-        except RuntimeError:  # the model joins what is above with what is below, and needs as many of both
-            pass
-        calls[0] = 0
+    with _replacing(model, {place: values}, lambda _, __: values):
         found = model(x.expand(len(values), *x.shape[1:]))
     return found
+
+
+@contextlib.contextmanager
+def _replacing(model: nn.Module, places: Iterable[str], replacement: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+    """Put something in the place of what modules return, for as long as the context lasts."""
+    wanted: dict[nn.Module, dict[int, str]] = {}
+    for place in places:
+        if place != INPUT:
+            name, _, call = place.rpartition(":") if ":" in place else (place, "", "0")
+            wanted.setdefault(model.get_submodule(name), {})[int(call)] = place
+    calls = dict.fromkeys(wanted, 0)
+
+    def replace(module: nn.Module, arguments: Any, output: Any) -> Tensor | None:
+        if module not in wanted:
+            return None
+        place = wanted[module].get(calls[module])
+        calls[module] += 1
+        return None if place is None else replacement(place, output)
+
+    with watching(replace):
+        yield
 
 
 def _decisions(logits: Tensor) -> list[int]:
@@ -239,9 +271,9 @@ def _checked_shares(shares: Sequence[float], samples: Tensor) -> list[Any]:
     return found
 
 
-def _checked_classes(classes: Tensor, logits: Tensor) -> Tensor:
-    fits = isinstance(classes, Tensor) and classes.dim() == 2 and len(classes) == len(logits) and classes.shape[1] > 0
+def _checked_classes(classes: Tensor, samples: Tensor) -> Tensor:
+    fits = isinstance(classes, Tensor) and classes.dim() == 2 and len(classes) == len(samples) and classes.shape[1] > 0
     if not fits or classes.is_floating_point():
         given = tuple(classes.shape) if isinstance(classes, Tensor) else type(classes).__name__
-        raise InputError(f"classes is {given}; allowed is an integer tensor of shape ({len(logits)}, maps).")
+        raise InputError(f"classes is {given}; allowed is an integer tensor of shape ({len(samples)}, maps).")
     return classes
