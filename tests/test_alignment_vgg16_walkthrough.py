@@ -266,7 +266,7 @@ def test_a_small_run_from_all_sides(folder: Path, capfd: pytest.CaptureFixture[s
     [
         ({"size": 31}, "the parameter size is 31; allowed is a whole number from 32 to 224."),
         ({"n_draws": 1}, "the parameter n_draws is 1; allowed is a whole number from 2 to 100."),
-        ({"methods": "pattern_net"}, "the parameter methods is 'pattern_net'; allowed is one or more, with commas, of"),
+        ({"methods": "pattern"}, "the parameter methods is 'pattern'; allowed is one or more, with commas, of"),
         ({"layers": "15"}, "the parameter layers is '15'; allowed is one or more, with commas, of whole numbers"),
         ({"layers": "-1"}, "allowed is one or more, with commas, of whole numbers from 0 to 14."),
         ({"layers": ""}, "the parameter layers is ''; allowed is"),
