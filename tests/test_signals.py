@@ -345,6 +345,22 @@ def test_the_call_of_a_reused_module_is_the_one_that_is_replaced(awkward: Any) -
     assert table["decided"].item() == int(logits.argmax())
 
 
+@pytest.mark.parametrize("method", ["guided_backprop", "lrp_zplus", "random"])
+def test_places_asked_together_are_those_asked_alone(method: str, awkward: Any) -> None:
+    x = normal(4, 2, 9, 9)
+    classes = torch.tensor([[0, 1, 2]] * 4)
+    places = ["relu:1", "input", "relu:0"]
+    together = metrics.sufficiency(awkward, x, method, classes, layers=places)
+    assert together["place"].tolist() == [place for _ in range(4) for place in places for _ in range(3)]
+    with torch.no_grad():
+        assert together["predicted"].tolist() == awkward(x).argmax(1).repeat_interleave(9).tolist()
+    if method == "random":  # the noise of a place depends on the places before it
+        return
+    for place in places:
+        alone = metrics.sufficiency(awkward, x, method, classes, layers=[place])
+        np.testing.assert_array_equal(alone, together[together["place"] == place])
+
+
 class Joining(nn.Module):
     """Joins what is above a module with what is below it, in the batch's own size."""
 
