@@ -45,7 +45,7 @@ def by_hand(network: Any, x: Tensor, method: str, start: Tensor | None = None) -
     for module, before, after in zip(reversed(modules), values[-2::-1], values[:0:-1], strict=True):
         if isinstance(module, nn.ReLU):
             g = FILTERS[method](r, after)
-            on = after > 0
+            on = (after > 0) | (method == "deconvolution")  # which has no gate
             shuffled = g[on].double().mean() * after[on].double().mean() * on.sum()
             found.append(
                 {
