@@ -102,9 +102,14 @@ class Filter(ABC):
         """Return the signal at the logits that an explanation of one of them starts with."""
         return start
 
-    def down(self, g: Tensor, layer: Layer, first: bool) -> Tensor:
-        """Return the signal that arrives at the layer's input; `first` where that is the network's."""
+    def down(self, g: Tensor, layer: Layer) -> Tensor:
+        """Return the signal that arrives at the layer's input."""
         return layer.transpose(layer.weight, g)
+
+    def attribution(self, r: Tensor, g: Tensor, layer: Layer) -> Tensor:
+        """Return the map from the signal at the first layer's activation, and from what the filter lets through."""
+        down = self.down(g, layer)
+        return layer.below * down if self.multiplies else down
 
 
 @dataclass(frozen=True)
@@ -191,7 +196,7 @@ class OfWeights(Filter):
     >>> a = torch.tensor([[1.0, 2.0]])
     >>> layer = Layer(linear, a, linear(a), rectified=True)
     >>> g = OfWeights().signal(torch.tensor([[6.0]]), layer)  # 6 · a / z⁺ = 6 · 1 / 3
-    >>> g.tolist(), OfWeights().down(g, layer, first=False).tolist()
+    >>> g.tolist(), OfWeights().down(g, layer).tolist()
     ([[2.0]], [[6.0, 0.0]])
     """
 
@@ -212,11 +217,11 @@ class OfWeights(Filter):
         """Return the signal at the logits; see `Filter`."""
         return start if self.starts_at_logit else start / layer.above
 
-    def down(self, g: Tensor, layer: Layer, first: bool) -> Tensor:
+    def down(self, g: Tensor, layer: Layer) -> Tensor:
         """Return the signal at the layer's input; see `Filter`."""
         W = layer.weight
         favoring = layer.transpose(W.clamp(min=0), g)
-        if not first or not bool((layer.below < 0).any()):
+        if not bool((layer.below < 0).any()):
             return favoring
         return torch.where(layer.below < 0, layer.transpose(W.clamp(max=0), g), favoring)
 
@@ -230,12 +235,12 @@ class WSquareAtPixels(OfWeights):
     >>> linear = nn.Linear(2, 1, bias=False)
     >>> _ = linear.weight.data.copy_(torch.tensor([[3.0, -1.0]]))
     >>> layer = Layer(linear, torch.ones(1, 2), torch.tensor([[2.0]]), rectified=True)
-    >>> WSquareAtPixels().pixels(torch.tensor([[5.0]]), layer).tolist()
+    >>> WSquareAtPixels().attribution(torch.tensor([[5.0]]), torch.zeros(1, 1), layer).tolist()
     [[9.0, 1.0]]
     """
 
-    def pixels(self, r: Tensor, layer: Layer) -> Tensor:
-        """Return the relevance of the pixels from the signal at the first activation."""
+    def attribution(self, r: Tensor, g: Tensor, layer: Layer) -> Tensor:
+        """Return the relevance of the pixels; see `Filter`. Here nothing is shared out by z⁺, so g plays no part."""
         W = layer.weight
         total = layer.apply(W.square(), torch.ones_like(layer.below))
         return layer.transpose(W.square(), torch.where(total > 0, layer.above * r / total, 0))
@@ -358,14 +363,11 @@ def filtered_backward(layers: Iterable[nn.Module], x: Tensor, start: Tensor, rul
         if not isinstance(step, Layer):
             r = step(r)
             continue
-        first = step is steps[0]
         g = rule.signal(r, step)
         if step.rectified:
             signals.append((g, step.above))
-        if first and isinstance(rule, WSquareAtPixels):
-            return Filtered(rule.pixels(r, step), signals)
-        r = rule.down(g, step, first)
-    return Filtered(x * r if rule.multiplies else r, signals)
+        r = rule.attribution(r, g, step) if step is steps[0] else rule.down(g, step)
+    return Filtered(r, signals)
 
 
 def _forward(layers: Sequence[nn.Module], x: Tensor) -> list[Layer | Map]:

@@ -187,7 +187,8 @@ def input_cosine(ratios: Sequence[float], step: Step = guided_step) -> float:
     >>> round(input_cosine([1] * 8), 3), round(input_cosine([1000 / 300] + [1] * 7), 3)
     (0.456, 0.683)
     """
-    return math.sqrt(_signal(ratios, step) / (_signal(ratios, step) + 1))
+    signal = _signal(ratios, step)
+    return math.sqrt(signal / (signal + 1))
 
 
 def settled(ratio: float, step: Step = guided_step) -> float:
@@ -384,8 +385,6 @@ def negated(ratios: Sequence[float]) -> float:
     >>> [round(negated([2] + [1] * (depth - 1)), 3) for depth in (1, 2, 4, 8)]
     [0.168, 0.614, 0.909, 0.994]
     """
-    if len(ratios) == 1:
-        return _mixed(ratios, 0.0)
     # Below the top layer everything goes on as for any two signals of cosine 0 there.
     return shared_cosine(ratios, 0.0, len(ratios) - 1)
 
