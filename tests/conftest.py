@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from hypothesis import settings
 
 from modbp import notebooks, walkthrough
@@ -63,6 +64,13 @@ def built_book(book_build: tuple[Path, subprocess.CompletedProcess[str]]) -> Pat
     if not (folder / "index.html").exists():
         pytest.fail(f"the book was not built:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}", pytrace=False)
     return folder
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before() -> None:
+    """Each test compiles as in a new process: after eight recompilations torch.compile runs the rest as it is."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 @pytest.fixture
