@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modbp.checks import whole
+from modbp.checks import seeded, whole
 from modbp.errors import InputError, first_line
 
 KINDS = ("fgsm", "pgd")
@@ -98,7 +98,7 @@ def attack(
     if not _is_number(temperature) or not 0 < temperature < math.inf:
         raise InputError(f"temperature is {temperature!r}; allowed are finite numbers above 0.")
     whole("steps", steps)
-    generator = _generator(seed)
+    generator = seeded(seed)
     if network.training:
         raise InputError("the network is in training mode; allowed is eval mode, in which it answers the same twice.")
     black, white = _checked_bounds(network, inputs, bounds)
@@ -151,7 +151,7 @@ def sign_noise(
     tensor(2.)
     """
     _check_budget(budget)
-    generator = _generator(seed)
+    generator = seeded(seed)
     black, white = _checked_bounds(network, inputs, bounds)
     signs = torch.randint(0, 2, inputs.shape, generator=generator).to(inputs) * 2 - 1
     return _moved(inputs, budget * signs, black, white)
@@ -281,12 +281,6 @@ def _is_number(value: object) -> bool:
 def _check_budget(budget: object) -> None:
     if not _is_number(budget) or not 0 < budget <= LEVELS:  # type: ignore[operator]
         raise InputError(f"budget is {budget!r}; allowed are numbers above 0 and at most 255.")
-
-
-def _generator(seed: int) -> torch.Generator:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
-    return torch.Generator().manual_seed(seed)
 
 
 def _checked_bounds(network: nn.Module, inputs: Tensor, bounds: Bounds | None) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import torch
 
 from modbp.errors import InputError
 
@@ -84,3 +87,50 @@ def above_zero(name: str, value: float) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise InputError(f"{name} is {value!r}; allowed are finite numbers above 0.")
+
+
+def seeded(seed: int) -> torch.Generator:
+    """Return a generator of random numbers on a seed, after a look at it.
+
+    Parameters
+    ----------
+    seed : int
+        From 0 to 2^63 - 1, what PyTorch and NumPy both take.
+
+    Returns
+    -------
+    torch.Generator
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> torch.equal(torch.randn(3, generator=seeded(1)), torch.randn(3, generator=seeded(1)))
+    True
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
+    return torch.Generator().manual_seed(seed)
+
+
+def layer_widths(widths: Sequence[int]) -> None:
+    """Refuse what are no widths of the input and of at least one layer.
+
+    Parameters
+    ----------
+    widths : sequence of int
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> layer_widths([300, 600])
+    """
+    if len(widths) < 2:
+        raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
+    for width in widths:
+        whole("widths", width)

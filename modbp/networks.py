@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
-from modbp.checks import at_least_one, not_negative
+from modbp.checks import at_least_one, not_negative, seeded
 from modbp.errors import InputError
 from modbp.layers import WEIGHTED
 from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
@@ -65,10 +65,11 @@ def random_mlp(
       (2): Linear(in_features=16, out_features=3, bias=True)
     )
     """
-    _check_sizes(width=width, depth=depth, inputs=inputs, outputs=outputs)
-    generator = _generator(seed)
+    inputs, outputs = (width if size is None else size for size in (inputs, outputs))
+    at_least_one(width=width, depth=depth, inputs=inputs, outputs=outputs)
+    generator = seeded(seed)
     not_negative("bias", bias)
-    sizes = [inputs or width, *[width] * (depth - 1), outputs or width]
+    sizes = [inputs, *[width] * (depth - 1), outputs]
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         layers += [_he_linear(fan_in, fan_out, generator, bias=bias), nn.ReLU()]
@@ -171,11 +172,12 @@ def residual_mlp(
     >>> residual_mlp(width=16, blocks=3, inputs=4)(torch.ones(2, 4)).shape
     torch.Size([2, 10])
     """
-    _check_sizes(width=width, blocks=blocks, inputs=inputs, outputs=outputs)
-    generator = _generator(seed)
+    inputs = width if inputs is None else inputs
+    at_least_one(width=width, blocks=blocks, inputs=inputs, outputs=outputs)
+    generator = seeded(seed)
     not_negative("bias", bias)
     not_negative("branch_scale", branch_scale)
-    stem = nn.Sequential(_he_linear(inputs or width, width, generator, bias=bias), nn.ReLU())
+    stem = nn.Sequential(_he_linear(inputs, width, generator, bias=bias), nn.ReLU())
     made = [
         ResidualBlock(
             _he_linear(width, width, generator, bias=bias),
@@ -221,7 +223,7 @@ def resnet50(weights: str = RANDOM, seed: int = 0, calibrate: Tensor | None = No
     """
     if weights not in RESNET50_WEIGHTS:
         raise InputError(f"weights is {weights!r}; allowed are {', '.join(RESNET50_WEIGHTS)}.")
-    generator = _generator(seed)
+    generator = seeded(seed)
     if calibrate is not None and weights != RANDOM:
         raise InputError(f"weights is {weights!r} with inputs to calibrate; allowed with them is {RANDOM}.")
     if calibrate is not None and (_last_positions(calibrate) < 2 or not calibrate.is_floating_point()):
@@ -292,16 +294,6 @@ def _last_positions(inputs: Tensor) -> int:
         return 0
     images, _, height, width = inputs.shape
     return images * math.ceil(height / 32) * math.ceil(width / 32)
-
-
-def _check_sizes(**sizes: int | None) -> None:
-    at_least_one(**{name: size for name, size in sizes.items() if size is not None})
-
-
-def _generator(seed: int) -> torch.Generator:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
-    return torch.Generator().manual_seed(seed)
 
 
 def average_pooled(model: nn.Module) -> nn.Module:
@@ -440,7 +432,7 @@ def shuffled_weights(model: nn.Module, seed: int = 0) -> nn.Module:
     >>> torch.equal(shuffled[0].weight.flatten().sort().values, net[0].weight.flatten().sort().values)
     True
     """
-    generator = _generator(seed)
+    generator = seeded(seed)
     shuffled = copy.deepcopy(model)
     for module in shuffled.modules():
         if isinstance(module, nn.modules.conv._ConvNd):

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from modbp._torchvision import torchvision
+from modbp.checks import seeded
 from modbp.errors import InputError, first_line
 from modbp.files import expand
 
@@ -101,8 +102,7 @@ def load(
         raise InputError(f"the network {name!r} is unknown; allowed are {', '.join(NETWORKS)}.")
     if preprocessing is not None and preprocessing not in PREPROCESSING:
         raise InputError(f"preprocessing is {preprocessing!r}; allowed are {', '.join(PREPROCESSING)}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2^63 - 1.")
+    seeded(seed)
     if not isinstance(weights, str | Path):
         raise InputError(f"weights is {weights!r}; {_ALLOWED}.")
     torchvision()  # first, for the sentence that it has for an installation without networks
@@ -329,7 +329,7 @@ def _rows(state: Mapping[str, Tensor], name: str, source: str) -> int:
 
 def _he_initialization(classes: int, seed: int) -> dict[str, Tensor]:
     """Return weights from N(0, 2 / fan in) and zero biases (He et al., 2015, equation 10)."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     shapes: dict[str, tuple[int, ...]] = {}
     n_in = 3
     for block, _, position in _convolutions():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from modbp.checks import seeded
 from modbp.errors import InputError
 
 
@@ -36,7 +37,7 @@ def predicted_and_others(logits: Tensor, others: int, seed: int = 0) -> Tensor:
     classes = logits.shape[1]
     if not 0 <= others < classes:
         raise InputError(f"others is {others}; allowed for {classes} classes are 0 to {classes - 1}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     predicted = logits.argmax(1).cpu()
     drawn = torch.stack([torch.randperm(classes - 1, generator=generator)[:others] for _ in predicted])
     drawn = drawn + (drawn >= predicted[:, None])  # skips the predicted class

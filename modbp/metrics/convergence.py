@@ -23,6 +23,7 @@ from tqdm import tqdm
 from modbp.attr import ModifiedBackprop
 from modbp.attr.methods import Preset
 from modbp.backward import INPUT, OUTPUT, Trace, check_baselines, check_inputs
+from modbp.checks import seeded
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import activation_points
@@ -126,10 +127,10 @@ def csc(
     sender = sender_of(method, model)
     ways = _one_or_more("over", over, OVER)
     starts = [OUTPUT] if start is None else list(dict.fromkeys([start] if isinstance(start, str) else start))
-    _check_vectors(vectors, n_vectors, seed, starts)
+    _check_vectors(vectors, n_vectors, starts)
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     places = _Places(model, samples[:1], starts, layers)
-    generators = {source: torch.Generator().manual_seed(seed) for source in starts}
+    generators = {source: seeded(seed) for source in starts}
     found: dict[tuple[str, str, str], _Distribution] = {}
     single: list[dict[str, Any]] = []
     label = f"cosines of {sender.composite.name}"
@@ -342,11 +343,9 @@ def _one_or_more(name: str, given: str | Sequence[str], allowed: Sequence[str]) 
     return values
 
 
-def _check_vectors(vectors: str, n_vectors: int, seed: int, starts: Sequence[str]) -> None:
+def _check_vectors(vectors: str, n_vectors: int, starts: Sequence[str]) -> None:
     if isinstance(n_vectors, bool) or not isinstance(n_vectors, int) or n_vectors < 2:
         raise InputError(f"n_vectors is {n_vectors!r}; allowed are whole numbers from 2 upwards, which have a cosine.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise InputError(f"seed is {seed!r}; allowed are whole numbers from 0 to 2**63 − 1.")
     if not starts:
         raise InputError("start is an empty sequence; allowed are 'output' and names of layers.")
     if INPUT in starts:

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from modbp.attr import ModifiedBackprop
 from modbp.attr.methods import Preset
 from modbp.backward import INPUT, OUTPUT, check_baselines, check_inputs
+from modbp.checks import seeded
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import watching
@@ -119,7 +120,7 @@ def sufficiency(
     label = f"sufficiency of {method if isinstance(method, str) else sender.composite.name}"
     rows = []
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
-        generator = torch.Generator().manual_seed(seed + number) if method == RANDOM else None
+        generator = seeded(seed + number) if method == RANDOM else None
         targets = explained[number].tolist()
         if way == "signal":
             logits = _from_signals(model, sender, x, targets, places, generator, references[number])

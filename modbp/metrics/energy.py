@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modbp.backward import check_inputs
-from modbp.checks import whole
+from modbp.checks import seeded, whole
 from modbp.errors import InputError
 from modbp.theory import rank_one
 
@@ -66,7 +66,7 @@ def column_energies(
     whole("positions", positions)
     if not alphas or min(alphas) < 1:
         raise InputError(f"alphas is {alphas!r}; allowed are one or more numbers from 1 upwards.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     found: dict[str, list[tuple[float, dict[float, float]]]] = {}
     names: dict[nn.Module, str] = {m: name for name, m in model.named_modules() if isinstance(m, nn.Linear | nn.Conv2d)}
 

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modbp.checks import seeded
 from modbp.errors import InputError
 from modbp.metrics.convergence import chance_level
 from modbp.patterns import Sums
@@ -148,7 +149,7 @@ def random_directions(matrix: Tensor, seed: int = 0) -> Tensor:
     >>> torch.linalg.svdvals(drawn)
     tensor([3.0000, 1.0000], dtype=torch.float64)
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     values = torch.linalg.svdvals(matrix.double())
     left, right = (
         torch.linalg.qr(torch.randn(n, len(values), generator=generator, dtype=torch.float64))[0] for n in matrix.shape
@@ -173,7 +174,7 @@ def shuffled_outputs(pattern: Tensor, seed: int = 0) -> Tensor:
     >>> sorted(shuffled_outputs(torch.arange(5)).tolist())
     [0, 1, 2, 3, 4]
     """
-    return pattern[torch.randperm(len(pattern), generator=torch.Generator().manual_seed(seed))]
+    return pattern[torch.randperm(len(pattern), generator=seeded(seed))]
 
 
 def interlayer_matrix(lower: Tensor, upper: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from modbp.checks import above_zero, at_least_one, not_negative
+from modbp.checks import above_zero, layer_widths, not_negative
 from modbp.errors import InputError
 
 Step = Callable[[float], float]
@@ -411,10 +411,7 @@ def layer_ratios(widths: Sequence[int]) -> list[float]:
     >>> layer_ratios([300, 600, 600])
     [2.0, 1.0]
     """
-    if len(widths) < 2:
-        raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
-    for width in widths:
-        at_least_one(widths=width)
+    layer_widths(widths)
     return [units / inputs for inputs, units in pairwise(widths)]
 
 

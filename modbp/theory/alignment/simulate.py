@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from modbp.checks import at_least_one, whole
+from modbp.checks import at_least_one, layer_widths, whole
 from modbp.errors import InputError
 from modbp.theory.alignment.coefficients import Array, Coefficient
 from modbp.theory.recovery import MASKS, Mask
@@ -152,10 +152,7 @@ def random_weights(widths: Sequence[int], seed: int = 0) -> list[Tensor]:
     >>> [tuple(W.shape) for W in random_weights([30, 60, 60])]
     [(30, 60), (60, 60)]
     """
-    if len(widths) < 2:
-        raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
-    for width in widths:
-        at_least_one(widths=width)
+    layer_widths(widths)
     return [
         torch.from_numpy(np.random.default_rng([seed, layer]).standard_normal(sizes)) * math.sqrt(2 / sizes[0])
         for layer, sizes in enumerate(pairwise(widths))

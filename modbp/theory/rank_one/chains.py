@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import leaky_relu, normalize
 
+from modbp.checks import seeded
 from modbp.errors import InputError
 from modbp.theory.rank_one.signed import alpha_beta_energy, column_energy, participation_ratio
 from modbp.theory.rank_one.stochastic import alpha_beta_matrix
@@ -193,7 +194,7 @@ def simulate_chains(
     (torch.Size([2, 3, 3]), True)
     """
     check_counts(repetitions=(repetitions, 1), vectors=(vectors, 2), widths=(len(widths), 2))
-    generator, uniforms = (torch.Generator().manual_seed(s) for s in (2 * seed, 2 * seed + 1))
+    generator, uniforms = (seeded(s) for s in (2 * seed, 2 * seed + 1))
     start = torch.randn(repetitions, vectors, widths[0], generator=generator, dtype=torch.float64)
     signals = dict.fromkeys(series, start)
     signs = any(kind.uniform for kind in series.values())
@@ -332,7 +333,7 @@ class _RandomNet:
 
     def __init__(self, width: int, depth: int, repetitions: int, seed: int) -> None:
         check_counts(width=(width, 2), depth=(depth, 1), repetitions=(repetitions, 1))
-        self.repetitions, self.generator = repetitions, torch.Generator().manual_seed(seed)
+        self.repetitions, self.generator = repetitions, seeded(seed)
         self.weights = [self.normal(width, width) * math.sqrt(2 / width) for _ in range(depth)][::-1]
         self.activations = [self.normal(width).clamp(min=0)]
         for weight in reversed(self.weights[1:]):
