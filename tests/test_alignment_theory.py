@@ -444,6 +444,15 @@ def test_the_steps_keep_order_and_bounds(tau: float, s: float, t: float) -> None
     assert cosine <= 1 + 1e-9
 
 
+@given(st.floats(0, 5), st.floats(1e-4, 0.6))
+@settings(max_examples=25)
+def test_the_threshold_of_a_share_keeps_it(tau: float, kept: float) -> None:
+    threshold = alignment.rectgrad_threshold(tau, kept)
+    most = alignment.rectgrad_step(tau, 0)[1]
+    assert alignment.rectgrad_step(tau, threshold)[1] == pytest.approx(min(kept, most), abs=1e-9)
+    assert (threshold == 0) == (kept >= most)
+
+
 def test_rectgrad_without_a_threshold_is_guided_backprop_and_gains_little_with_one() -> None:
     for tau in (0.0, 0.45, 0.724, 1.5):
         assert alignment.rectgrad_step(tau, 0)[0] == pytest.approx(alignment.guided_step(tau), abs=1e-9)
@@ -560,6 +569,7 @@ def test_a_layers_weights_do_not_depend_on_the_layers_above() -> None:
     [
         (lambda: alignment.Constant().cosine(0, 5), "inputs is 0; allowed are whole numbers from 1 upwards."),
         (lambda: alignment.Constant().spread(5, 2.0), "units is 2.0; allowed are whole numbers"),  # type: ignore[arg-type]
+        (lambda: alignment.rectgrad_threshold(0.5, 0), "kept is 0; allowed are finite numbers above 0."),
         (lambda: alignment.Biased(-1), "deviation is -1; allowed are finite numbers from 0 upwards."),
         (lambda: alignment.Above(math.nan), "threshold is nan; allowed are finite numbers"),
         (lambda: alignment.RectGrad(True), "threshold is True; allowed are finite numbers"),

@@ -129,6 +129,23 @@ def test_summary_is_the_mean_with_a_bootstrap_interval() -> None:
     assert math.isnan(metrics.summarize([1.0]).spread)
 
 
+def test_the_ratio_of_means_has_the_spread_of_the_delta_method_and_resamples_pairs() -> None:
+    below = (5 + maps(0, 400)).tolist()
+    noise = (0.2 * maps(1, 400)).tolist()
+    above = [2 * b + e for b, e in zip(below, noise, strict=True)]
+    found = metrics.ratio_of_means([*above, math.nan, 1.0], [*below, 1.0, math.inf])
+    assert found.mean == pytest.approx(np.mean(above) / np.mean(below))
+    assert found.spread == pytest.approx(1.96 * 0.2 / 5 / 20, rel=0.1)  # the part that pairs share cancels
+    assert (found.defined, found.undefined) == (400, 2)
+    assert metrics.ratio_of_means(above, above[::-1]).spread > 3 * found.spread
+    assert metrics.ratio_of_means([3 * b for b in below], below).spread == pytest.approx(0, abs=1e-12)
+    assert math.isnan(metrics.ratio_of_means([1.0, 2.0], [0.0, 0.0]).mean)
+    assert math.isnan(metrics.ratio_of_means([1.0], [2.0]).spread)
+    assert math.isnan(metrics.ratio_of_means([], []).mean)
+    with pytest.raises(modbp.InputError, match=r"below has 1 values; allowed are as many as above has: 2\."):
+        metrics.ratio_of_means([1.0, 2.0], [1.0])
+
+
 def test_bad_maps_get_one_sentence() -> None:
     a = maps(0, 1, 3, 8, 8)
     cases = [

@@ -33,7 +33,7 @@ from modbp.metrics.singular import (
     rank_correlation,
     shuffled_outputs,
 )
-from modbp.metrics.summary import Summary, summarize, summarize_each
+from modbp.metrics.summary import Summary, ratio_of_means, summarize, summarize_each
 
 __all__ = [
     "Summary",
@@ -64,6 +64,7 @@ __all__ = [
     "random_directions",
     "randomized_layers",
     "rank_correlation",
+    "ratio_of_means",
     "relative_difference",
     "share_inside",
     "shuffled_outputs",

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from modbp.errors import InputError
 from modbp.formatting import plus_minus
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A mean over images.
+    """A mean over images, or a ratio of two.
 
     Parameters
     ----------
     mean : float
         NaN if no value was defined.
     spread : float
-        Half the width of the 95 % bootstrap interval of the mean; NaN for fewer than two values.
+        Half the width of its 95 % bootstrap interval; NaN for fewer than two values.
     defined, undefined : int
         How many values were numbers, and how many were NaN and left out.
     """
@@ -89,3 +90,55 @@ def summarize(values: Iterable[float], resamples: int = 10_000, seed: int = 0) -
         (found,), np.mean, n_resamples=resamples, method="percentile", rng=np.random.default_rng(seed)
     ).confidence_interval
     return Summary(mean, float(interval.high - interval.low) / 2, len(found), undefined)
+
+
+def ratio_of_means(above: Iterable[float], below: Iterable[float], resamples: int = 10_000, seed: int = 0) -> Summary:
+    """Return the mean of values over the mean of others, with a bootstrap interval that resamples pairs.
+
+    Parameters
+    ----------
+    above, below : iterable of float
+        One each per image, in the same order. Where either is not finite, the pair is left out and counted.
+    resamples : int, default 10000
+    seed : int, default 0
+        For the resampling.
+
+    Returns
+    -------
+    Summary
+        NaN where the mean below is zero. A spread of NaN or infinity where it is zero in resamples.
+
+    Raises
+    ------
+    InputError
+        If the two have different lengths.
+
+    Examples
+    --------
+    >>> str(ratio_of_means([2.0, 4.0], [1.0, 2.0])).split()
+    ['2.00', '±', '0.00']
+    """
+    from scipy.stats import bootstrap
+
+    first, second = (np.asarray(list(values), dtype=float) for values in (above, below))
+    if len(first) != len(second):
+        raise InputError(f"below has {len(second)} values; allowed are as many as above has: {len(first)}.")
+    finite = np.isfinite(first) & np.isfinite(second)
+    first, second = first[finite], second[finite]
+    undefined = len(finite) - len(first)
+    if len(first) == 0 or second.mean() == 0:
+        return Summary(float("nan"), float("nan"), len(first), undefined)
+    ratio = float(first.mean() / second.mean())
+    if len(first) == 1:
+        return Summary(ratio, float("nan"), 1, undefined)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        interval = bootstrap(
+            (first, second),
+            lambda a, b, axis: a.mean(axis) / b.mean(axis),
+            paired=True,
+            n_resamples=resamples,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+        spread = float(interval.high - interval.low) / 2
+    return Summary(ratio, spread, len(first), undefined)

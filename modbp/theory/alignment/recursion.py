@@ -124,6 +124,43 @@ def rectgrad_step(tau: float, threshold: float) -> tuple[float, float]:
     return (signal / math.sqrt(power / 2) if power > 0 else math.nan), kept
 
 
+def rectgrad_threshold(tau: float, kept: float) -> float:
+    """Return the threshold with which `rectgrad_step` keeps a share of all units.
+
+    Parameters
+    ----------
+    tau : float
+        From 0.
+    kept : float
+        Above 0.
+
+    Returns
+    -------
+    float
+        Zero, which is Guided Backprop, where that keeps fewer.
+
+    Raises
+    ------
+    InputError
+        If a number is out of bounds.
+
+    Examples
+    --------
+    >>> threshold = rectgrad_threshold(1.0, 0.1)
+    >>> round(rectgrad_step(1.0, threshold)[1], 6)
+    0.1
+    """
+    from scipy.optimize import brentq
+
+    above_zero("kept", kept)
+    if rectgrad_step(tau, 0)[1] <= kept:
+        return 0.0
+    high = 1.0
+    while rectgrad_step(tau, high)[1] > kept:
+        high *= 2
+    return float(brentq(lambda threshold: rectgrad_step(tau, threshold)[1] - kept, 0, high, xtol=1e-12))
+
+
 def alignments(ratios: Sequence[float], step: Step = guided_step, start: float | None = None) -> list[float]:
     r"""Return :math:`c_L,c_{L-1},\dots,c_1`: the alignment behind each ReLU, from the top down.
 
