@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import sys
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 
 from modbp.composite import Composite
 from modbp.differences import DifferenceSubstitution, parts_of
+from modbp.eager import uncompiled
 from modbp.errors import InputError, UnsupportedModelError
 from modbp.substitution import RelevanceSubstitution, Substitution
 
@@ -90,17 +89,6 @@ class Recorder:
         finally:
             for handle in handles:
                 handle.remove()
-
-
-@contextlib.contextmanager
-def _uncompiled() -> Iterator[None]:
-    """Run what torch.compile has compiled as the Python it was made from: compiled code shows no operations."""
-    if "torch._dynamo" not in sys.modules:  # nothing can have been compiled, and the import takes a second
-        yield
-        return
-    with torch.compiler.set_stance("force_eager"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Using `torch.compile")  # our hooks may fire twice
-        yield
 
 
 @contextlib.contextmanager
@@ -374,7 +362,7 @@ def run(
     torch.Size([2, 8])
     """
     extra = () if additional_forward_args is None else _as_tuple(additional_forward_args)
-    with torch.enable_grad(), _uncompiled(), _buffers_kept(model), recorder.recording():
+    with torch.enable_grad(), uncompiled(), _buffers_kept(model), recorder.recording():
         # Copies, so that a model that writes to its input writes neither to the caller's nor to a leaf.
         copies = tuple(x.clone() for x in inputs)
         mode.enter(copies)

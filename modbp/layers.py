@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modbp.eager import uncompiled
 from modbp.errors import InputError
 
 WEIGHTED = (nn.Linear, nn.modules.conv._ConvNd)
@@ -29,7 +30,8 @@ Hook = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 def watching(hook: Hook) -> Iterator[None]:
     """Call a function after every module that runs in this thread.
 
-    Nothing is left on a model, so that several threads may run one at a time.
+    Nothing is left on a model, so that several threads may run one at a time. Modules that torch.compile has compiled
+    run as they were before.
 
     Parameters
     ----------
@@ -51,7 +53,8 @@ def watching(hook: Hook) -> Iterator[None]:
 
     handle = nn.modules.module.register_module_forward_hook(of_this_thread)
     try:
-        yield
+        with uncompiled():
+            yield
     finally:
         handle.remove()
 

@@ -7,7 +7,9 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +26,7 @@ import modbp
 from modbp import composite, zoo
 from modbp._torchvision import torchvision
 from modbp.backward import Trace
+from modbp.eager import uncompiled
 from modbp.metrics import relative_difference
 from modbp.rules import RectGrad
 
@@ -462,6 +465,50 @@ def test_torchscript_is_refused_and_compiled_models_are_right() -> None:
         found = modbp.make("guided_backprop", model).relevance(x, [layer, "input"], target=1)
         assert torch.equal(found["input"], expected)
         assert found[layer].shape == (3, 7)
+
+
+def test_no_thread_runs_compiled_code_and_none_leaves_compiling_off() -> None:
+    """What turns compiling off is one for the whole process, so threads must agree on it."""
+    runs: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, _: list[Tensor]) -> Callable[..., Any]:
+        def compiled(*args: Any) -> Any:
+            runs.append(1)
+            return graph.forward(*args)
+
+        return compiled
+
+    net, x = Chain("functional"), torch.tensor(X)
+    compiled = torch.compile(net, backend=backend)
+    compiled(x)
+    assert runs
+    entered, left = threading.Event(), threading.Event()
+
+    def first() -> None:
+        with uncompiled():
+            entered.set()
+            left.wait(60)
+
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(first)
+        assert entered.wait(60)
+        with uncompiled():
+            left.set()
+            done.result()
+            runs.clear()
+            compiled(x)
+            assert not runs, "the first thread has turned compiling on again"
+    compiled(x)
+    assert runs, "the last thread has not turned compiling on again"
+    with pytest.raises(modbp.UnsupportedModelError):
+        modbp.make("guided_backprop", nn.Sequential(nn.Linear(5, 2), nn.GELU())).attribute(torch.randn(2, 5), 1)
+    expected = modbp.make("guided_backprop", net).attribute(x, 1)
+    with ThreadPoolExecutor(8) as pool:
+        for found in pool.map(lambda _: modbp.make("guided_backprop", compiled).attribute(x, 1), range(64)):
+            assert torch.equal(found, expected)
+    runs.clear()
+    compiled(x)
+    assert runs
 
 
 def test_another_thread_is_left_alone() -> None:

@@ -403,7 +403,13 @@ def test_many_threads_may_ask_one_model_and_nothing_is_left_on_it(awkward: Any) 
 
 def test_a_compiled_model_is_the_one_that_was_compiled() -> None:
     net, x = random_mlp(20, 3, inputs=10, outputs=4), normal(2, 10)
-    compiled = torch.compile(net)
+    compiled = torch.compile(net, backend="eager")
+    inside = torch.nn.Sequential(compiled)
+    inside(x)  # warm: hooks would not run in what was compiled
+    layer = "0._orig_mod.1"
+    found, expected = (metrics.sufficiency(m, x, "gradient", layers=[at]) for m, at in ((inside, layer), (net, "1")))
+    assert found.drop(columns="place").equals(expected.drop(columns="place"))
+    assert metrics.weight_alignment(inside, x)["mean"].equals(metrics.weight_alignment(net, x)["mean"])
     assert metrics.sufficiency(compiled, x, "gradient").equals(metrics.sufficiency(net, x, "gradient"))
     assert metrics.weight_alignment(compiled, x).equals(metrics.weight_alignment(net, x))
     assert metrics.alignment(compiled, x, "gradient", 0).equals(metrics.alignment(net, x, "gradient", 0))
