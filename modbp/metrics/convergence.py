@@ -128,9 +128,9 @@ def csc(
     ways = _one_or_more("over", over, OVER)
     starts = [OUTPUT] if start is None else list(dict.fromkeys([start] if isinstance(start, str) else start))
     _check_vectors(vectors, n_vectors, starts)
+    generators = {source: seeded(seed) for source in starts}
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     places = _Places(model, samples[:1], starts, layers)
-    generators = {source: seeded(seed) for source in starts}
     found: dict[tuple[str, str, str], _Distribution] = {}
     single: list[dict[str, Any]] = []
     label = f"cosines of {sender.composite.name}"
