@@ -6,8 +6,8 @@ from tqdm import TqdmWarning
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TqdmWarning)
-    from captum.attr import GradientAttribution
+    from captum.attr import Attribution, GradientAttribution
     from captum.attr._utils.lrp_rules import PropagationRule
     from captum.log import log_usage
 
-__all__ = ["GradientAttribution", "PropagationRule", "log_usage"]
+__all__ = ["Attribution", "GradientAttribution", "PropagationRule", "log_usage"]

@@ -92,16 +92,52 @@ def activation_points(
     >>> activation_points(net, torch.zeros(1, 3, 5, 5))
     {'0': '2', '4': '4'}
     """
+    return _walk(model, inputs, additional_forward_args).points()
+
+
+def _walk(model: Any, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any) -> _Walk:
     if not isinstance(model, nn.Module):
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module, whose layers have names.")
     whole: nn.Module = getattr(model, "_orig_mod", model)  # what torch.compile was given
     extra = additional_forward_args if isinstance(additional_forward_args, tuple) else (additional_forward_args,)
     args = (*(inputs if isinstance(inputs, tuple) else (inputs,)), *(() if additional_forward_args is None else extra))
     try:
-        walk = _Walk(*_without_numbers(whole, args))
+        return _Walk(*_without_numbers(whole, args))
     except Exception:  # whatever a model does that needs numbers; then it really runs, and says what it has to say
-        walk = _Walk(whole, tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
-    return walk.points()
+        return _Walk(whole, tuple(a.clone() if isinstance(a, Tensor) else a for a in args))
+
+
+def running_order(
+    model: nn.Module, inputs: Tensor | tuple[Tensor, ...], additional_forward_args: Any = None
+) -> dict[str, list[str]]:
+    """Return the layers with weights in the order in which they first run, each with the batch norms behind it.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Run once, on shapes alone where that is possible.
+    inputs : Tensor or tuple of Tensor, shape (batch, ...)
+    additional_forward_args : any, optional
+        Passed to the model behind the inputs.
+
+    Returns
+    -------
+    dict from str to list of str
+        By the name of each linear layer and convolution, the names of the batch norms that run between it and the next
+        one. A batch norm in front of them all stands for itself.
+
+    Raises
+    ------
+    InputError
+        As `activation_points`.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(36, 2)).eval()
+    >>> running_order(net, torch.zeros(1, 3, 5, 5))
+    {'0': ['1'], '4': []}
+    """
+    return _walk(model, inputs, additional_forward_args).order
 
 
 class _Walk:
@@ -111,6 +147,7 @@ class _Walk:
         self.names = {module: name for name, module in model.named_modules()}
         self.calls: Counter[str] = Counter()
         self.found: list[tuple[tuple[str, int], tuple[str, int]]] = []  # calls of a layer, and of its activation
+        self.order: dict[str, list[str]] = {}  # of layers, with their batch norms
         self._newest: Any = None
         with torch.no_grad(), watching(self._leave):
             model(*args)
@@ -122,11 +159,21 @@ class _Walk:
         call = (name, self.calls[name])
         self.calls[name] += 1
         if isinstance(module, WEIGHTED):
+            self._group = self.order.setdefault(name, [])
             self.found.append((call, call))
             self._newest = output
-        elif isinstance(module, NORMS + ACTIVATIONS) and self.found and args and args[0] is self._newest:
+            return
+        if isinstance(module, NORMS) and call[1] == 0:
+            self._place(name)
+        if isinstance(module, NORMS + ACTIVATIONS) and self.found and args and args[0] is self._newest:
             self.found[-1] = (self.found[-1][0], call)
             self._newest = output
+
+    def _place(self, norm: str) -> None:
+        if self.order:
+            self._group.append(norm)
+        else:
+            self._group = self.order.setdefault(norm, [])
 
     def points(self) -> dict[str, str]:
         return {self._named(*layer): self._named(*point) for layer, point in self.found}

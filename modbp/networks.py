@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import copy
 import math
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from modbp._torchvision import torchvision
 from modbp.checks import at_least_one, not_negative, seeded
 from modbp.errors import InputError
+from modbp.layers import NORMS as LEARNED_NORMS
 from modbp.layers import WEIGHTED
 from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
 
@@ -380,8 +383,7 @@ def partly_loaded(trained: nn.Module, fresh: nn.Module, which: str, layer: int) 
             f"layer is {layer!r}; allowed for {which!r} are whole numbers from {least} to {len(known) - 1}."
         )
     taken = {"first": lambda i: i <= layer, "last": lambda i: i > layer, "all_but_one": lambda i: i != layer}[which]
-    memo: dict[int, Any] = {id(t): t for t in (*trained.parameters(), *trained.buffers())}  # shared, not copied
-    mixed = copy.deepcopy(trained, memo)
+    mixed = _with(trained, {})
     for i, (name, module) in enumerate(weighted_layers(mixed).items()):
         if not taken(i):
             for parameter in list(module._parameters):
@@ -406,6 +408,122 @@ def weighted_layers(model: nn.Module) -> dict[str, nn.Module]:
     ['0', '2', '4']
     """
     return {name: module for name, module in model.named_modules() if isinstance(module, WEIGHTED)}
+
+
+NORMS = ("reset", "keep")
+
+
+def randomized_layers(model: nn.Module, layers: Iterable[str], seed: int = 0, *, norms: str = "reset") -> nn.Module:
+    """Return a network in which some layers have new weights: Glorot uniform, and zero biases.
+
+    The draw of a layer depends on the seed and its name alone, so that what is drawn for few layers stays when more
+    are, and layers of the same shape differ. Source: Sixt et al. (2020), read in their code, whose networks are
+    initialized like that.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is left as it is; the result shares the tensors that are not drawn.
+    layers : iterable of str
+        Names of linear layers, convolutions and batch norms.
+    seed : int, default 0
+    norms : {"reset", "keep"}, default "reset"
+        What becomes of the batch norms among the layers: they do nothing, as in a network that was never trained, or
+        they keep what they have learned.
+
+    Returns
+    -------
+    nn.Module
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, or it has no weight, or `norms` is unknown.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> drawn = randomized_layers(net, ["1"])
+    >>> drawn[0].weight is net[0].weight, bool((drawn[1].weight == net[1].weight).any())
+    (True, False)
+    """
+    return _with(model, _drawn(model, layers, seed, norms))
+
+
+def randomized_cascade(
+    model: nn.Module, stages: Iterable[Sequence[str]], seed: int = 0, *, norms: str = "reset"
+) -> Iterator[nn.Module]:
+    """Yield a network for each stage in which that stage's layers are random: `randomized_layers`, drawn once for all.
+
+    Parameters
+    ----------
+    model : nn.Module
+        It is left as it is; the networks share all tensors that are equal.
+    stages : iterable of sequence of str
+        Names of layers.
+    seed, norms
+        As for `randomized_layers`.
+
+    Yields
+    ------
+    nn.Module
+
+    Raises
+    ------
+    InputError
+        As `randomized_layers`, before the first network.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    >>> top, both = randomized_cascade(net, [["1"], ["1", "0"]])
+    >>> top[1].weight is both[1].weight, top[0].weight is net[0].weight
+    (True, True)
+    """
+    parts = [list(names) for names in stages]
+    drawn = {name: _drawn(model, [name], seed, norms) for name in dict.fromkeys(n for names in parts for n in names)}
+    return (_with(model, {key: tensor for name in names for key, tensor in drawn[name].items()}) for names in parts)
+
+
+def _drawn(model: nn.Module, layers: Iterable[str], seed: int, norms: str) -> dict[int, Tensor]:
+    """Return the new tensors of layers, by the identity of those whose places they take."""
+    seeded(seed)
+    if norms not in NORMS:
+        raise InputError(f"norms is {norms!r}; allowed are {', '.join(NORMS)}.")
+    modules = dict(model.named_modules())
+    found: dict[int, Tensor] = {}
+    for name in layers:
+        module = modules.get(name)
+        if isinstance(module, LEARNED_NORMS):
+            found |= _fresh_norm(module) if norms == "reset" else {}
+            continue
+        weight = None if module is None else module._parameters.get("weight")  # no parametrized one, which is computed
+        if weight is None or weight.dim() < 2:
+            raise InputError(f"the layer {name!r} has no weight to draw; allowed are linear layers and convolutions.")
+        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
+        fresh = nn.init.xavier_uniform_(torch.empty(weight.shape, dtype=weight.dtype), generator=generator)
+        found[id(weight)] = nn.Parameter(fresh.to(weight.device), weight.requires_grad)
+        bias = modules[name]._parameters.get("bias")
+        if bias is not None:
+            found[id(bias)] = nn.Parameter(torch.zeros_like(bias), bias.requires_grad)
+    return found
+
+
+def _fresh_norm(norm: nn.Module) -> dict[int, Tensor]:
+    """Return what a batch norm has that was never trained."""
+    ones = {"weight", "running_var"}
+    found: dict[int, Tensor] = {}
+    for name, tensor in (*norm._parameters.items(), *norm._buffers.items()):
+        if tensor is not None:
+            fresh = torch.ones_like(tensor) if name in ones else torch.zeros_like(tensor)
+            found[id(tensor)] = nn.Parameter(fresh, tensor.requires_grad) if name in norm._parameters else fresh
+    return found
+
+
+def _with(model: nn.Module, replaced: dict[int, Tensor]) -> nn.Module:
+    """Return a network with some tensors in the places of others; all else it shares with the model."""
+    memo: dict[int, Any] = {id(t): t for t in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, memo | replaced)
 
 
 def shuffled_weights(model: nn.Module, seed: int = 0) -> nn.Module:

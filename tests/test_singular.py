@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import modbp
-from modbp import metrics, patterns
+from modbp import metrics, networks, patterns
 from modbp.errors import InputError
 from modbp.theory import rank_one
 
@@ -199,8 +199,8 @@ def test_layers_get_new_weights_and_the_model_keeps_its_own() -> None:
     torch.manual_seed(8)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 5, bias=False), nn.Linear(5, 4))
     before = {n: p.clone() for n, p in net.named_parameters()}
-    some = metrics.randomized_layers(net, ["4"], seed=1)
-    more = metrics.randomized_layers(net, ["3", "4", "0"], seed=1)
+    some = networks.randomized_layers(net, ["4"], seed=1)
+    more = networks.randomized_layers(net, ["3", "4", "0"], seed=1)
     assert all(torch.equal(p, before[n]) for n, p in net.named_parameters())
     assert torch.equal(some[0].weight, net[0].weight)
     assert not torch.equal(some[4].weight, net[4].weight)
@@ -211,9 +211,9 @@ def test_layers_get_new_weights_and_the_model_keeps_its_own() -> None:
     for layer, fans in ((more[0], (3 + 8) * 9), (more[3], 8 + 5)):
         bound = (6 / fans) ** 0.5
         assert 0.8 * bound < float(layer.weight.detach().abs().max()) <= bound
-    twins = metrics.randomized_layers(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), ["0", "1"])
+    twins = networks.randomized_layers(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)), ["0", "1"])
     assert not torch.equal(twins[0].weight, twins[1].weight)
-    other = metrics.randomized_layers(net, ["4"], seed=2)
+    other = networks.randomized_layers(net, ["4"], seed=2)
     assert not torch.equal(some[4].weight, other[4].weight)
 
 
@@ -248,8 +248,8 @@ def test_rank_correlation_sees_order_alone() -> None:
             lambda: metrics.effective_chain([torch.ones(1, 1, 1, 1)], [torch.ones(1, 2, 2)], (0, 0)),
             "there are 1 masks for 1 kernels; allowed is one more than kernels.",
         ),
-        (lambda: metrics.randomized_layers(nn.Sequential(nn.ReLU()), ["0"]), "the layer '0' has no weight to draw;"),
-        (lambda: metrics.randomized_layers(nn.Sequential(nn.ReLU()), ["x"]), "the layer 'x' has no weight to draw;"),
+        (lambda: networks.randomized_layers(nn.Sequential(nn.ReLU()), ["0"]), "the layer '0' has no weight to draw;"),
+        (lambda: networks.randomized_layers(nn.Sequential(nn.ReLU()), ["x"]), "the layer 'x' has no weight to draw;"),
         (
             lambda: metrics.rank_correlation(torch.ones(1, 2), torch.ones(1, 2)),
             "the maps have shapes (1, 2) and (1, 2)",

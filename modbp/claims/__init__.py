@@ -14,9 +14,12 @@ from modbp.claims import quantities
 from modbp.claims.judging import judge, overall, predicted_among, predictions_of
 from modbp.claims.ledger import LEDGER, PAPERS, find
 from modbp.claims.predictions import Check, Claim, Prediction, Verdict, about, at_least, at_most, check
+from modbp.claims.sixt import CONVERGING, NOT_CONVERGING
 
 __all__ = [
+    "CONVERGING",
     "LEDGER",
+    "NOT_CONVERGING",
     "PAPERS",
     "Check",
     "Claim",

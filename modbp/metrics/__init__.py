@@ -17,6 +17,7 @@ from modbp.metrics.similarity import (
     high_pass_correlation,
     high_pass_share,
     pairwise_cosine,
+    rank_correlation,
     relative_difference,
 )
 from modbp.metrics.singular import (
@@ -29,8 +30,6 @@ from modbp.metrics.singular import (
     mean_active_input,
     neighbors,
     random_directions,
-    randomized_layers,
-    rank_correlation,
     shuffled_outputs,
 )
 from modbp.metrics.summary import Summary, ratio_of_means, summarize, summarize_each
@@ -62,7 +61,6 @@ __all__ = [
     "pairwise_cosine",
     "predicted_and_others",
     "random_directions",
-    "randomized_layers",
     "rank_correlation",
     "ratio_of_means",
     "relative_difference",

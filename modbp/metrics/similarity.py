@@ -286,6 +286,103 @@ def high_pass_correlation(a: Tensor, b: Tensor, window: int = WINDOW) -> Tensor:
     return correlation(high_pass(a, window), high_pass(b, window))
 
 
+def rank_correlation(a: Tensor, b: Tensor, signed: bool = False) -> list[float]:
+    """Return Spearman's rank correlation of two maps, pixel by pixel, for each sample.
+
+    Parameters
+    ----------
+    a, b : Tensor, shape (batch, channels, height, width)
+    signed : bool, default False
+        Add up the channels with their signs, so that a map and its negative disagree. By default absolute values are
+        added up: how large the map is at each pixel, whatever its sign.
+
+    Returns
+    -------
+    list of float
+        In [-1, 1]; NaN where a map is constant or not finite.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Examples
+    --------
+    >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
+    >>> [round(r, 6) for r in rank_correlation(x, -(x**3)) + rank_correlation(x, -(x**3), signed=True)]
+    [1.0, -1.0]
+    """
+    if a.shape != b.shape or a.dim() != 4:
+        raise InputError(
+            f"the maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are two equal ones, (batch, channels,"
+            " height, width)."
+        )
+    how = "sum" if signed else "absolute_sum"
+    found: list[float] = (unit_ranks(single_channel(a, how)) * unit_ranks(single_channel(b, how))).sum(1).tolist()
+    return found
+
+
+CHANNELS = ("sum", "absolute_sum", "max_absolute")
+"""How the channels of a map become one."""
+
+
+def single_channel(maps: Tensor, how: str = "sum") -> Tensor:
+    """Return maps with one number per pixel.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (batch, channels, height, width)
+    how : {"sum", "absolute_sum", "max_absolute"}, default "sum"
+        Add the channels up, with their signs; add up their absolute values; or take the largest of these.
+
+    Returns
+    -------
+    Tensor of float64, shape (batch, height, width)
+
+    Raises
+    ------
+    InputError
+        If the maps do not have four dimensions, or the way is unknown.
+
+    Examples
+    --------
+    >>> x = torch.tensor([1.0, -3.0]).reshape(1, 2, 1, 1)
+    >>> [single_channel(x, how).item() for how in CHANNELS]
+    [-2.0, 4.0, 3.0]
+    """
+    if how not in CHANNELS:
+        raise InputError(f"channels is {how!r}; allowed are {', '.join(CHANNELS)}.")
+    values = _maps(maps).detach().double()
+    if how == "sum":
+        return values.sum(1)
+    return values.abs().sum(1) if how == "absolute_sum" else values.abs().amax(1)
+
+
+def unit_ranks(maps: Tensor) -> Tensor:
+    """Return each map's ranks, of mean 0 and norm 1, so that the scalar product of two is their rank correlation.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (batch, ...)
+
+    Returns
+    -------
+    Tensor of float64, shape (batch, entries)
+        NaN for a map that is constant or not finite. Equal values share their mean rank.
+
+    Examples
+    --------
+    >>> unit_ranks(torch.tensor([[3.0, 100.0, 3.0, 0.0]])).round(decimals=2).tolist()
+    [[0.0, 0.71, 0.0, -0.71]]
+    """
+    from scipy.stats import rankdata
+
+    flat = maps.detach().double().flatten(1).cpu()
+    ranks = torch.from_numpy(rankdata(flat.numpy(), axis=1)) - (flat.shape[1] + 1) / 2
+    lost = ~flat.isfinite().all(1) | (flat.amax(1) == flat.amin(1))
+    return (ranks / ranks.norm(dim=1, keepdim=True)).masked_fill(lost[:, None], torch.nan)
+
+
 def relative_difference(a: Tensor, b: Tensor) -> float:
     """Return the largest absolute difference of two tensors, in units of the largest absolute value of the second.
 

@@ -10,17 +10,14 @@ them; the overlaps and the masks are ours (`book/rank-one.md`, Pattern methods).
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
-import warnings
-import zlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from modbp.checks import seeded
 from modbp.errors import InputError
@@ -351,84 +348,3 @@ def effective_chain(kernels: Sequence[Tensor], active: Sequence[Tensor], positio
         place = int(position[0] * height), int(position[1] * width)
         chain.append(effective_matrix(kernel, below, above, place))
     return chain
-
-
-def randomized_layers(model: nn.Module, layers: Sequence[str], seed: int = 0) -> nn.Module:
-    """Return a copy of a model in which some layers have new weights: Glorot uniform, and zero biases.
-
-    The draw of a layer depends on the seed and its name alone, so that what is drawn for few layers stays when more
-    are. Source: Sixt et al. (2020), read in their code, whose networks are initialized like that.
-
-    Parameters
-    ----------
-    model : nn.Module
-    layers : sequence of str
-        Names of linear layers and convolutions.
-    seed : int, default 0
-
-    Returns
-    -------
-    nn.Module
-        A copy; the model itself is left as it is.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer, or it has no weight.
-
-    Examples
-    --------
-    >>> net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    >>> drawn = randomized_layers(net, ["1"])
-    >>> bool((drawn[0].weight == net[0].weight).all()), bool((drawn[1].weight == net[1].weight).any())
-    (True, False)
-    """
-    result = copy.deepcopy(model)
-    modules = dict(result.named_modules())
-    for name in layers:
-        weight = getattr(modules.get(name), "weight", None)
-        if weight is None or weight.dim() < 2:
-            raise InputError(f"the layer {name!r} has no weight to draw; allowed are linear layers and convolutions.")
-        generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        nn.init.xavier_uniform_(weight, generator=generator)
-        if modules[name].bias is not None:
-            nn.init.zeros_(modules[name].bias)
-    return result
-
-
-def rank_correlation(a: Tensor, b: Tensor) -> list[float]:
-    """Return Spearman's rank correlation of how large two maps are, pixel by pixel, for each sample.
-
-    The absolute values are added up over the channels first, so that signs do not count.
-
-    Parameters
-    ----------
-    a, b : Tensor, shape (batch, channels, height, width)
-
-    Returns
-    -------
-    list of float
-        In [-1, 1]; NaN where a map is constant.
-
-    Raises
-    ------
-    InputError
-        If the shapes differ.
-
-    Examples
-    --------
-    >>> x = torch.arange(16.0).reshape(1, 1, 4, 4)
-    >>> [round(r, 6) for r in rank_correlation(x, -(x**3))]
-    [1.0]
-    """
-    from scipy.stats import spearmanr
-
-    if a.shape != b.shape or a.dim() != 4:
-        raise InputError(
-            f"the maps have shapes {tuple(a.shape)} and {tuple(b.shape)}; allowed are two equal ones, (batch, channels,"
-            " height, width)."
-        )
-    sizes = (m.detach().double().abs().sum(1).flatten(1).cpu().numpy() for m in (a, b))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of constant maps, which are NaN
-        return [float(spearmanr(x, y).statistic) for x, y in zip(*sizes, strict=True)]
