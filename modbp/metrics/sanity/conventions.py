@@ -43,7 +43,8 @@ class Convention:
         [0, 1]: 1 is right, and 2 is what the paper's code had. `"pair"`: that of the two maps together.
     sign : {"best", "as_is"}, default "best"
         Compare with the other map and with its negative, flipped before the normalization, and take the larger number:
-        a chain of rank 1 keeps the sign of what it was started with. Or compare the maps as they are.
+        a chain of rank 1 keeps the sign of what it was started with. Only the second map is flipped, and since SSIM
+        compares brightness too, the number is not quite symmetric. Or compare the maps as they are.
     normalization : {"clip", "range", "maximum", "none"}, default "clip"
         Clip a map at its own percentiles and scale it to [0, 1]; scale it to [0, 1]; divide it by its largest absolute
         value; or nothing.
