@@ -134,3 +134,32 @@ def layer_widths(widths: Sequence[int]) -> None:
         raise InputError(f"widths has {len(widths)} entries; allowed are two or more.")
     for width in widths:
         whole("widths", width)
+
+
+def one_or_more(name: str, given: str | Sequence[str], allowed: Sequence[str]) -> list[str]:
+    """Return names as a list, each of them once, and refuse unknown ones.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls them.
+    given : str or sequence of str
+    allowed : sequence of str
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> one_or_more("order", "most", ["most", "least"])
+    ['most']
+    """
+    values = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    if not values or any(v not in allowed for v in values):
+        raise InputError(f"{name} is {given!r}; allowed are one or more of {', '.join(allowed)}.")
+    return values

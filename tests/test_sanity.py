@@ -25,6 +25,7 @@ from modbp.errors import InputError
 from modbp.layers import running_order
 from modbp.metrics import sanity
 from modbp.metrics.sanity.conventions import Drawn, Prepared
+from modbp.metrics.similarity import states
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -170,7 +171,7 @@ def test_entropy_of_a_histogram() -> None:
 
 def test_maps_without_a_picture_are_constant_or_not_finite() -> None:
     rounding = torch.full((1, 64), 1e6) + 1e-7 * torch.arange(64.0)
-    assert sanity.states(torch.cat([rounding, noise(1, 64)])) == ["constant", "fine"]
+    assert states(torch.cat([rounding, noise(1, 64)])) == ["constant", "fine"]
     zero = torch.zeros(1, 3, 24, 24)
     spike = zero.clone()
     spike[0, 0, 4, 4] = 1  # clipped at 99.5 %, nothing is left of it; at 100 % it is

@@ -5,8 +5,10 @@ from modbp.metrics.convergence import chance_level, csc
 from modbp.metrics.decision import sufficiency
 from modbp.metrics.edges import edge_magnitude
 from modbp.metrics.energy import column_energies
+from modbp.metrics.flipping import flipping_area, pixel_flipping
 from modbp.metrics.location import share_inside
 from modbp.metrics.noise import autocorrelation, excess_kurtosis
+from modbp.metrics.sanity import parameter_randomization, random_logit
 from modbp.metrics.signals import alignment, weight_alignment
 from modbp.metrics.similarity import (
     class_distance,
@@ -50,6 +52,7 @@ __all__ = [
     "effective_matrix",
     "energy_rate",
     "excess_kurtosis",
+    "flipping_area",
     "high_pass",
     "high_pass_correlation",
     "high_pass_share",
@@ -59,8 +62,11 @@ __all__ = [
     "mean_active_input",
     "neighbors",
     "pairwise_cosine",
+    "parameter_randomization",
+    "pixel_flipping",
     "predicted_and_others",
     "random_directions",
+    "random_logit",
     "rank_correlation",
     "ratio_of_means",
     "relative_difference",

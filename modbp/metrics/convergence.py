@@ -23,7 +23,7 @@ from tqdm import tqdm
 from modbp.attr import ModifiedBackprop
 from modbp.attr.methods import Preset
 from modbp.backward import INPUT, OUTPUT, Trace, check_baselines, check_inputs
-from modbp.checks import seeded
+from modbp.checks import one_or_more, seeded
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import activation_points
@@ -125,7 +125,7 @@ def csc(
 
     (samples,) = check_inputs((inputs,))
     sender = sender_of(method, model)
-    ways = _one_or_more("over", over, OVER)
+    ways = one_or_more("over", over, OVER)
     starts = [OUTPUT] if start is None else list(dict.fromkeys([start] if isinstance(start, str) else start))
     _check_vectors(vectors, n_vectors, starts)
     generators = {source: seeded(seed) for source in starts}
@@ -334,13 +334,6 @@ class _Places:
 
     def channel_dimension(self, layer: str) -> int:
         return -1 if layer in self._last else 1
-
-
-def _one_or_more(name: str, given: str | Sequence[str], allowed: Sequence[str]) -> list[str]:
-    values = [given] if isinstance(given, str) else list(dict.fromkeys(given))
-    if not values or any(v not in allowed for v in values):
-        raise InputError(f"{name} is {given!r}; allowed are one or more of {', '.join(allowed)}.")
-    return values
 
 
 def _check_vectors(vectors: str, n_vectors: int, starts: Sequence[str]) -> None:

@@ -358,6 +358,36 @@ def single_channel(maps: Tensor, how: str = "sum") -> Tensor:
     return values.abs().sum(1) if how == "absolute_sum" else values.abs().amax(1)
 
 
+FINE, CONSTANT, NOT_FINITE = "fine", "constant", "not finite"
+
+
+def states(maps: Tensor, precision: float | None = None) -> list[str]:
+    """Return for each map whether it can be compared and ranked: `"fine"`, `"constant"` or `"not finite"`.
+
+    Parameters
+    ----------
+    maps : Tensor, shape (batch, ...)
+    precision : float, optional
+        The rounding error of the numbers that the maps were made of, relative to them; what differs by no more than a
+        few of them is constant. By default that of the maps' own type.
+
+    Returns
+    -------
+    list of str
+
+    Examples
+    --------
+    >>> states(torch.tensor([[1.0, 2.0], [1.0, 1.0], [1.0, torch.inf]]))
+    ['fine', 'constant', 'not finite']
+    """
+    flat = maps.detach().flatten(1)
+    low, high = flat.aminmax(dim=1)
+    step = torch.finfo(flat.dtype).eps if precision is None else precision
+    varies = high - low > ROUNDING * step * torch.maximum(high.abs(), low.abs())
+    kinds = zip(flat.isfinite().all(1).tolist(), varies.tolist(), strict=True)
+    return [(FINE if varied else CONSTANT) if finite else NOT_FINITE for finite, varied in kinds]
+
+
 def unit_ranks(maps: Tensor) -> Tensor:
     """Return each map's ranks, of mean 0 and norm 1, so that the scalar product of two is their rank correlation.
 

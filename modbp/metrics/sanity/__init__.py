@@ -18,7 +18,6 @@ from modbp.metrics.sanity.conventions import (
     Drawn,
     histogram_entropy,
     ssim,
-    states,
 )
 from modbp.metrics.sanity.explaining import EDGES, FLOOR, NOISE
 from modbp.metrics.sanity.logits import ANOTHER_CLASS, random_logit
@@ -51,5 +50,4 @@ __all__ = [
     "random_logit",
     "share_in_order",
     "ssim",
-    "states",
 ]

@@ -22,14 +22,12 @@ from torch import Tensor
 
 from modbp.checks import above_zero, whole
 from modbp.errors import InputError
-from modbp.metrics.similarity import CHANNELS, ROUNDING, cosine, single_channel, unit_ranks
+from modbp.metrics.similarity import CHANNELS, FINE, cosine, single_channel, states, unit_ranks
 
 NORMALIZATIONS = ("clip", "range", "maximum", "none")
 SIGNS = ("best", "as_is")
 BINS = 100
 """How many bins of equal width the histogram of a map has, between its smallest and its largest value."""
-
-FINE, CONSTANT, NOT_FINITE = "fine", "constant", "not finite"
 
 
 @dataclass(frozen=True)
@@ -205,29 +203,6 @@ def histogram_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
     return torch.tensor(found, dtype=torch.float64)
 
 
-def states(maps: Tensor) -> list[str]:
-    """Return for each map whether it is one that can be compared: `"fine"`, `"constant"` or `"not finite"`.
-
-    Parameters
-    ----------
-    maps : Tensor, shape (batch, ...)
-
-    Returns
-    -------
-    list of str
-
-    Examples
-    --------
-    >>> states(torch.tensor([[1.0, 2.0], [1.0, 1.0], [1.0, torch.inf]]))
-    ['fine', 'constant', 'not finite']
-    """
-    flat = maps.detach().flatten(1)
-    low, high = flat.aminmax(dim=1)
-    finite = flat.isfinite().all(1)
-    varies = high - low > ROUNDING * torch.finfo(flat.dtype).eps * torch.maximum(high.abs(), low.abs())
-    return [(FINE if v else CONSTANT) if f else NOT_FINITE for f, v in zip(finite, varies, strict=True)]
-
-
 @dataclass
 class Prepared:
     """Maps with all that comparisons need of them, so that it is worked out once for each map.
@@ -242,6 +217,12 @@ class Prepared:
         Signed and absolute.
     pictures : dict from (Convention, bool) to list of array or None
         Normalized, of the maps and (True) of their negatives; None where one is constant.
+
+    Examples
+    --------
+    >>> prepared = Prepared.of(torch.eye(8).expand(1, 3, 8, 8), [SIGNED], Drawn())
+    >>> prepared.states, prepared.pictures[SIGNED, False][0].shape
+    (['fine'], (8, 8))
     """
 
     maps: Tensor

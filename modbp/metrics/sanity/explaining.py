@@ -46,6 +46,11 @@ class Explainer:
         How its maps are drawn.
     ours : bool
         Whether it leaves the model alone, so that several may run at once.
+
+    Examples
+    --------
+    >>> Explainer("the picture", lambda model, x, classes, baselines: x[None]).drawn.channels
+    'sum'
     """
 
     name: str

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from modbp.checks import above_zero, seeded, whole
 from modbp.errors import InputError
-from modbp.metrics.sanity.conventions import CONSTANT, FINE, NOT_FINITE, Convention, Drawn, Prepared, described
+from modbp.metrics.sanity.conventions import Convention, Drawn, Prepared, described
 from modbp.metrics.sanity.explaining import FLOOR, Explainer, shuffled, unrelated
+from modbp.metrics.similarity import CONSTANT, FINE, NOT_FINITE
 
 if TYPE_CHECKING:
     import pandas as pd
