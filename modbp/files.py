@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from modbp.errors import InputError
 
 
 def expand(path: str | Path) -> Path:
@@ -28,6 +31,42 @@ def expand(path: str | Path) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         return Path(path)
+
+
+def read_checked(path: Path, sha256: str, package: str) -> bytes:
+    """Return the content of a file in an installed package, if it is the one that was checked.
+
+    Parameters
+    ----------
+    path : Path
+    sha256 : str
+        Of the content, in hexadecimal.
+    package : str
+        Its name and version, for the message.
+
+    Returns
+    -------
+    bytes
+
+    Raises
+    ------
+    InputError
+        If it is another file, or there is none.
+
+    Examples
+    --------
+    >>> read_checked(Path("no-such-file"), "ab" * 32, "weights 1.0")
+    Traceback (most recent call last):
+        ...
+    modbp.errors.InputError: the weights file 'no-such-file' has SHA-256 e3b0c44298fc…; allowed is abababababab…, so ...
+    """
+    content = path.read_bytes() if path.exists() else b""
+    found = hashlib.sha256(content).hexdigest()
+    if found != sha256:
+        raise InputError(
+            f"the weights file '{path}' has SHA-256 {found[:12]}…; allowed is {sha256[:12]}…, so reinstall {package}."
+        )
+    return content
 
 
 @contextmanager

