@@ -117,6 +117,31 @@ def test_the_floor_depends_on_the_convention() -> None:
     assert heavy > 2 * floors[2.0], "sparse maps are the most inflated"
 
 
+@pytest.mark.parametrize("size", [1.0, 2.0])
+def test_the_floor_follows_its_law(size: float) -> None:
+    """law-floor: also for pictures of other deviations, which is why each method has a floor of its own."""
+    for deviation in (0.05, 0.1, 0.2):
+        a, b = (0.5 + deviation * noise(4, 1, 160, 160, seed=s) for s in (3, 4))
+        convention = sanity.Convention(size, "as_is", "none")
+        assert np.mean(sanity.ssim(a, b, convention)) == pytest.approx(sanity.ssim_floor(deviation, size), abs=0.012)
+        # Against chance it stands out: the law moves by more than its tolerance over these deviations.
+    assert sanity.ssim_floor(0.05, size) - sanity.ssim_floor(0.2, size) > 0.1
+
+
+@given(seed=st.integers(0, 1000), factor=st.floats(-1e3, 1e3).filter(lambda t: abs(t) > 1e-3))
+@settings(max_examples=20)
+def test_rank_one_maps_are_the_same_for_every_class(seed: int, factor: float) -> None:
+    """prop-rank-one-checks."""
+    c = noise(1, 3, 12, 12, seed=seed).double() ** 3
+    for convention in (sanity.STRICT, sanity.PAPER):
+        assert sanity.ssim(c, factor * c, convention) == pytest.approx([1])
+    sign = math.copysign(1, factor)
+    assert metrics.rank_correlation(c, factor * c) == pytest.approx([1])
+    assert metrics.rank_correlation(c, factor * c, signed=True) == pytest.approx([sign])
+    assert metrics.cosine(c, factor * c).tolist() == pytest.approx([sign])
+    assert (sanity.ssim(c, factor * c, sanity.SIGNED)[0] > 0.99) == (factor > 0)
+
+
 def test_channels_are_joined_as_the_convention_or_the_method_says() -> None:
     a, b = noise(1, 3, 9, 9, seed=5), noise(1, 3, 9, 9, seed=6)
     joined = {
@@ -581,6 +606,8 @@ def test_the_efficient_test_is_that_of_quantus(quantus: Any, net_and_data: Any) 
             "the maps have shapes (1, 3, 8, 8) and (1, 3, 9, 9);",
         ),
         (lambda: sanity.ssim(noise(1, 3, 4, 4), noise(1, 3, 4, 4)), "window is 5 for maps of 4 pixels; allowed are"),
+        (lambda: sanity.ssim_floor(0), "deviation is 0; allowed are finite numbers above 0."),
+        (lambda: sanity.ssim_floor(1, 0), "data_range is 0; allowed are finite numbers above 0."),
         (lambda: sanity.histogram_entropy(noise(1, 4), bins=1), "bins is 1; allowed are whole numbers from 2 upwards."),
         (lambda: run("grad"), "grad"),
         (lambda: run([]), "methods is empty; allowed are one or more."),

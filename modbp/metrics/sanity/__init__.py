@@ -18,6 +18,7 @@ from modbp.metrics.sanity.conventions import (
     Drawn,
     histogram_entropy,
     ssim,
+    ssim_floor,
 )
 from modbp.metrics.sanity.explaining import EDGES, FLOOR, NOISE
 from modbp.metrics.sanity.logits import ANOTHER_CLASS, random_logit
@@ -50,4 +51,5 @@ __all__ = [
     "random_logit",
     "share_in_order",
     "ssim",
+    "ssim_floor",
 ]

@@ -163,6 +163,40 @@ def ssim(a: Tensor, b: Tensor, convention: Convention = STRICT, drawn: Drawn | N
     return [float(value) for value in first.ssim(second, convention)]
 
 
+def ssim_floor(deviation: float, data_range: float = 1.0) -> float:
+    r"""Return what the SSIM of two pictures of unrelated white noise comes to, by a heuristic law.
+
+    .. math:: \frac{C_2}{C_2+2\sigma^2},\qquad C_2=(0.03L)^2
+
+    Source: ours, law-floor of `book/sanity-checks.md`.
+
+    Parameters
+    ----------
+    deviation : float
+        Standard deviation σ of the pictures' values, in their units.
+    data_range : float, default 1.0
+        L, in the same units.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    InputError
+        If one of the two is not a finite number above 0.
+
+    Examples
+    --------
+    >>> round(ssim_floor(0.19), 3), round(ssim_floor(0.19, data_range=2), 3)
+    (0.012, 0.047)
+    """
+    above_zero("deviation", deviation)
+    above_zero("data_range", data_range)
+    constant = (0.03 * data_range) ** 2
+    return constant / (constant + 2 * deviation**2)
+
+
 def histogram_entropy(maps: Tensor, bins: int = BINS) -> Tensor:
     r"""Return the entropy of a map's histogram, in nats.
 
