@@ -168,8 +168,10 @@ def test_pictures_that_conventions_share_are_made_once() -> None:
     prepared = Prepared.of(noise(1, 3, 8, 8), [sanity.STRICT, sanity.PAPER, sanity.SIGNED], Drawn())
     pictures = prepared.pictures
     assert pictures[sanity.STRICT, False] is pictures[sanity.PAPER, False] is pictures[sanity.SIGNED, False]
-    other = sanity.Convention(normalization="range")
-    assert Prepared.of(noise(1, 3, 8, 8), [sanity.STRICT, other], Drawn()).pictures[other, False] is not pictures
+    others = [sanity.Convention(normalization="range"), sanity.Convention(channels="max_absolute")]
+    prepared = Prepared.of(noise(1, 3, 8, 8), [sanity.STRICT, *others], Drawn())
+    for other in others:
+        assert prepared.pictures[other, False] is not prepared.pictures[sanity.STRICT, False]
 
 
 @given(seed=st.integers(0, 1000))
@@ -194,9 +196,11 @@ def test_entropy_of_a_histogram() -> None:
     assert sanity.histogram_entropy(torch.stack([torch.ones(9), torch.full((9,), torch.nan)])).isnan().all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_maps_without_a_picture_are_constant_or_not_finite() -> None:
-    rounding = torch.full((1, 64), 1e6) + 1e-7 * torch.arange(64.0)
-    assert states(torch.cat([rounding, noise(1, 64)])) == ["constant", "fine"]
+    rounding = torch.full((1, 64), 1e6, dtype=torch.float64)
+    rounding[0, 3] = torch.nextafter(rounding[0, 3], torch.tensor(torch.inf))
+    assert states(torch.cat([rounding, 1e6 + noise(1, 64)])) == ["constant", "fine"]
     zero = torch.zeros(1, 3, 24, 24)
     spike = zero.clone()
     spike[0, 0, 4, 4] = 1  # clipped at 99.5 %, nothing is left of it; at 100 % it is
@@ -313,6 +317,52 @@ def test_constant_and_undefined_maps_are_named_and_counted() -> None:
     ]
 
 
+def test_one_bad_map_of_two_is_enough() -> None:
+    spike = torch.zeros(1, 3, 24, 24)
+    spike[0, 0, 4, 4] = 1  # nothing is left of it where it is clipped
+
+    def broken(model: Callable[..., Any], inputs: Tensor, target: Tensor) -> Tensor:
+        return {0: inputs, 1: inputs + torch.nan, 2: spike}[int(target)]
+
+    with pytest.warns(UserWarning, match="no value: 6 not finite of broken, 3 constant of broken"):
+        table = sanity.random_logit(
+            cnn(), noise(1, 3, 24, 24), broken, torch.tensor([[0, 1, 2]]), controls=False
+        ).set_index(["other", "measure"])
+    assert set(table.loc[1, "state"]) == {"not finite"}
+    lost = table.loc[2, "state"] == "constant"
+    assert {m for m, gone in lost.items() if gone} == {c.label for c in sanity.CONVENTIONS}
+    assert table["value"].isna().eq(table["state"] != "fine").all()
+
+
+def test_a_reference_reaches_the_methods_that_compare() -> None:
+    net, x = cnn(), noise(3, 3, 8, 8)
+    reference = noise(3, 3, 8, 8, seed=1)
+    tables = [
+        sanity.random_logit(net, x, ["deeplift_rescale", "gradient"], torch.tensor([[0, 1]] * 3), batch=2, baselines=b)
+        for b in (None, reference)
+    ]
+    where = {"against": sanity.ANOTHER_CLASS, "measure": sanity.COSINE}
+    plain, compared = (values(t, method="deeplift_rescale", **where) for t in tables)
+    maps = [modbp.make("deeplift_rescale", net).attribute(x, target=k, baselines=reference) for k in (0, 1)]
+    assert compared == pytest.approx(metrics.cosine(*maps).tolist(), abs=1e-5)
+    assert np.abs(np.array(plain) - compared).max() > 1e-3
+    assert values(tables[0], method="gradient", **where) == values(tables[1], method="gradient", **where)
+
+
+def test_what_may_change_a_model_runs_alone() -> None:
+    import threading
+
+    seen: list[int] = []
+
+    def theirs(model: Callable[..., Any], inputs: Tensor, target: Tensor) -> Tensor:
+        seen.append(threading.get_ident())
+        return inputs
+
+    sanity.parameter_randomization(cnn(), noise(2, 3, 8, 8), theirs, batch=1, controls=False)
+    assert set(seen) == {threading.get_ident()}
+    assert len(seen) == 2 * (1 + 3)
+
+
 def test_inputs_that_are_no_pictures_have_no_ssim() -> None:
     net, x = networks.random_mlp(width=30, depth=3, outputs=4), noise(3, 30)
     table = sanity.random_logit(net, x, "gradient")
@@ -377,6 +427,9 @@ def test_smooth_maps_are_means_over_the_same_noise() -> None:
     from modbp.metrics.sanity.parameters import _noisy
 
     copies = _noisy(x, 3, 0.2, 2, 0)
+    drawn = torch.stack([c - x for c in copies]).flatten(2)
+    assert torch.nn.functional.cosine_similarity(drawn[:, 0], drawn[:, 1]).abs().max() < 0.3, "pictures share no noise"
+    assert all(torch.equal(c[1:], alone) for c, alone in zip(copies, _noisy(x[1:], 3, 0.2, 2, 1), strict=True))
     spread = torch.stack([c - x for c in copies]).std().item()
     assert spread == pytest.approx(0.2 * (x.flatten(1).amax(1) - x.flatten(1).amin(1)).mean().item(), rel=0.15)
     means = [
