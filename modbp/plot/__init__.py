@@ -6,10 +6,11 @@ from modbp.plot.curves import Curve, curves
 from modbp.plot.phases import against_law, phases
 from modbp.plot.pictures import CLIP, PICTURE_DPI, as_picture, map_grid, photograph, picture_grid
 from modbp.plot.points import dots, ranking
-from modbp.plot.style import NAMES, STYLE, Picture, legend, render, style
+from modbp.plot.style import FAMILIES, NAMES, STYLE, Picture, legend, render, style
 
 __all__ = [
     "CLIP",
+    "FAMILIES",
     "NAMES",
     "PICTURE_DPI",
     "STYLE",

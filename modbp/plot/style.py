@@ -48,6 +48,19 @@ NAMES: Mapping[str, str] = {
 }
 """How figures write a method's name."""
 
+FAMILIES: Mapping[str, tuple[str, ...]] = {
+    "rules for the ReLU": ("gradient", "input_x_gradient", "deconvolution", "guided_backprop", "rectgrad"),
+    "non-negative shares": (
+        *("lrp_zplus", "excitation_bp", "contrastive_excitation_bp", "deep_taylor", "lrp_w_square", "lrp_flat"),
+    ),
+    "signed shares": (*("lrp_z", "lrp_epsilon", "lrp_z_box", "lrp_gamma", "lrp_alpha2_beta1", "lrp_alpha5_beta4"),),
+    "composites, patterns": (
+        *("epsilon_plus", "epsilon_alpha2_beta1", "epsilon_gamma_box", "pattern_net", "pattern_attribution"),
+    ),
+    "DeepLIFT": (*("deeplift_rescale", "deeplift_reveal_cancel", "deeplift_ablation_text", "deeplift_ablation_code"),),
+}
+"""Which methods share a panel where all of them do not fit into one."""
+
 
 def style() -> AbstractContextManager[None]:
     """Return a context in which matplotlib draws in the project's style.

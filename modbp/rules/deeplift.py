@@ -142,9 +142,10 @@ class Unit:
         return torch.autograd.grad(y, x, torch.ones_like(y))[0]
 
 
-def _ratio(rise: Tensor, run: Tensor, limit: Callable[[Tensor], Tensor]) -> Tensor:
-    """Return rise / run, and where the run is too small for a quotient its limit, given the places."""
-    flat = run.abs() <= torch.finfo(run.dtype).eps
+def _ratio(rise: Tensor, run: Tensor, unit: Unit, limit: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return rise / run, and where the run is no more than the rounding of what it was made of the limit there."""
+    size = torch.maximum(unit.input.abs(), unit.reference.abs())  # not absolute: a network's signals may be tiny
+    flat = run.abs() <= torch.finfo(run.dtype).eps * size
     quotient = rise / run
     if bool(flat.any()):
         quotient[flat] = limit(flat)
@@ -170,7 +171,7 @@ class Rescale:
     def factors(self, unit: Unit) -> Multipliers:
         """Return what m⁺ and m⁻ are multiplied with; one tensor for both."""
         rise = unit.output - unit.reference_output
-        return _ratio(rise, unit.input - unit.reference, lambda at: unit.slope(unit.reference[at])), None
+        return _ratio(rise, unit.input - unit.reference, unit, lambda at: unit.slope(unit.reference[at])), None
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,8 @@ class RevealCancel:
         """Return what m⁺ and m⁻ are multiplied with."""
         base, (plus, minus), (rise, fall) = unit.reference, unit.parts(), self.parts(unit)
         return (
-            _ratio(rise, plus, lambda at: (unit.slope(base[at]) + unit.slope((base + minus)[at])) / 2),
-            _ratio(fall, minus, lambda at: (unit.slope(base[at]) + unit.slope((base + plus)[at])) / 2),
+            _ratio(rise, plus, unit, lambda at: (unit.slope(base[at]) + unit.slope((base + minus)[at])) / 2),
+            _ratio(fall, minus, unit, lambda at: (unit.slope(base[at]) + unit.slope((base + plus)[at])) / 2),
         )
 
 
