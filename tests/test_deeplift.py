@@ -20,6 +20,7 @@ import modbp
 from modbp.backward import Trace
 from modbp.composite import Composite, deeplift
 from modbp.metrics import relative_difference
+from modbp.networks import random_mlp
 from modbp.rules import DecoupledCode, DecoupledText, Linear, Rescale, RevealCancel
 from modbp.rules.affine import Dense
 
@@ -672,3 +673,16 @@ def test_what_has_no_rule_is_refused_by_name(name: str, message: str, build: Cal
     with pytest.raises(modbp.UnsupportedModelError, match=message) as caught:
         attributed(name, build(), torch.randn(3, 5), 0, 1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["deeplift_rescale", "deeplift_reveal_cancel"])
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_multipliers_do_not_depend_on_the_size_of_the_signals(name: str, scale: float) -> None:
+    """Of a network without biases: its signals are as large as its input, and a quotient has no unit."""
+    network = random_mlp(width=30, depth=4, outputs=3, seed=2)
+    x = torch.randn(4, 30, generator=torch.Generator().manual_seed(3))
+    reference = torch.randn(4, 30, generator=torch.Generator().manual_seed(4))
+    method = modbp.make(name, network)
+    plain = method.attribute(x, target=1, baselines=reference)
+    scaled = method.attribute(scale * x, target=1, baselines=scale * reference) / scale
+    assert torch.allclose(scaled, plain, rtol=1e-3, atol=1e-4 * float(plain.abs().max()))
