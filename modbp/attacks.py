@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modbp.checks import seeded, whole
+from modbp.checks import in_eval_mode, seeded, whole
 from modbp.errors import InputError, first_line
 
 KINDS = ("fgsm", "pgd")
@@ -99,8 +99,7 @@ def attack(
         raise InputError(f"temperature is {temperature!r}; allowed are finite numbers above 0.")
     whole("steps", steps)
     generator = seeded(seed)
-    if network.training:
-        raise InputError("the network is in training mode; allowed is eval mode, in which it answers the same twice.")
+    in_eval_mode("the network", network)
     black, white = _checked_bounds(network, inputs, bounds)
     classes = _checked_labels(labels, inputs)
     foolbox = _foolbox()

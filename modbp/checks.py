@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -163,3 +164,25 @@ def one_or_more(name: str, given: str | Sequence[str], allowed: Sequence[str]) -
     if not values or any(v not in allowed for v in values):
         raise InputError(f"{name} is {given!r}; allowed are one or more of {', '.join(allowed)}.")
     return values
+
+
+def in_eval_mode(name: str, model: Any) -> None:
+    """Refuse a module that is in training mode, or a part of which is.
+
+    Parameters
+    ----------
+    name : str
+        What the message calls it.
+    model : any
+        What is no module has no mode.
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> in_eval_mode("model", torch.nn.Linear(2, 2).eval())
+    """
+    if isinstance(model, torch.nn.Module) and any(module.training for module in model.modules()):
+        raise InputError(f"{name} is in training mode; allowed is eval mode, in which it answers the same twice.")

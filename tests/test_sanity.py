@@ -461,7 +461,7 @@ def test_batch_norms_are_reset_or_kept() -> None:
 
 
 def test_parameters_of_no_layer_are_named() -> None:
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(), nn.Flatten(), nn.Linear(144, 3))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.PReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
     with pytest.warns(UserWarning, match="the parameters of '1' belong to no linear layer"):
         table = sanity.parameter_randomization(net, noise(1, 3, 8, 8), lambda model, x, target: x, controls=False)
     assert table["value"].dropna().iloc[0] == pytest.approx(1)
@@ -677,6 +677,16 @@ def test_the_efficient_test_is_that_of_quantus(quantus: Any, net_and_data: Any) 
         (lambda: run("gradient", others=0), "others is 0; allowed are whole numbers from 1 upwards."),
         (lambda: run("gradient", batch=0), "batch is 0; allowed are whole numbers from 1 upwards."),
         (lambda: run("gradient", seed=-1), "seed is -1; allowed are whole numbers from 0 to"),
+        (
+            lambda: sanity.random_logit(cnn().train(), noise(1, 3, 8, 8), "gradient"),
+            "model is in training mode; allowed is eval mode, in which it answers the same twice.",
+        ),
+        (
+            lambda: sanity.parameter_randomization(
+                nn.Sequential(nn.Dropout(), cnn()).eval().append(nn.Dropout()), noise(1, 3, 8, 8), "gradient"
+            ),
+            "model is in training mode; allowed is eval mode,",
+        ),
         (lambda: randomize(order="top"), "order is 'top'; allowed are from_top, from_bottom, single, all."),
         (lambda: randomize(layers=["fc2"]), "layers holds 'fc2'; allowed are conv1, conv2, fc."),
         (lambda: randomize(layers="fc"), "layers is 'fc'; allowed are several names out of conv1, conv2, fc."),
@@ -690,7 +700,7 @@ def test_the_efficient_test_is_that_of_quantus(quantus: Any, net_and_data: Any) 
             "model is of type function; allowed is an nn.Module, whose layers have names.",
         ),
         (
-            lambda: sanity.parameter_randomization(nn.Flatten(), noise(1, 3, 8, 8), "gradient"),
+            lambda: sanity.parameter_randomization(nn.Flatten().eval(), noise(1, 3, 8, 8), "gradient"),
             "model has no linear layer and no convolution; allowed is one with layers to randomize.",
         ),
         (lambda: sanity.medians(pd.DataFrame({"value": [1.0]})), "table has no column 'state'; allowed are tables"),

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from modbp.backward import check_inputs
-from modbp.checks import one_or_more, seeded, whole
+from modbp.checks import in_eval_mode, one_or_more, seeded, whole
 from modbp.errors import InputError
 from modbp.metrics.edges import edge_magnitude
 from modbp.metrics.similarity import CHANNELS, FINE, single_channel, states
@@ -340,8 +340,7 @@ def _fill(fill: float | Tensor | str, samples: Tensor) -> Tensor:
 def _checked_pictures(model: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     if not callable(model):
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module or a function.")
-    if isinstance(model, nn.Module) and model.training:
-        raise InputError("model is in training mode; allowed is eval mode, in which it answers the same twice.")
+    in_eval_mode("model", model)
     if not isinstance(inputs, Tensor):
         raise InputError(f"inputs is of type {type(inputs).__name__}; allowed is a torch.Tensor.")
     (samples,) = check_inputs(inputs)

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modbp.backward import check_baselines, check_inputs
-from modbp.checks import at_least_one, seeded
+from modbp.checks import at_least_one, in_eval_mode, seeded
 from modbp.metrics.classes import predicted_and_others
 from modbp.metrics.sanity.conventions import CONVENTIONS, Convention, Prepared
 from modbp.metrics.sanity.explaining import Explainer, checked_classes, controls_for, explainers_of, of_all
@@ -44,7 +44,7 @@ def random_logit(
     Parameters
     ----------
     model : callable
-        Returns logits, shape (batch, classes). It is left as it is.
+        Returns logits, shape (batch, classes). A module must be in eval mode; it is left as it is.
     inputs : Tensor, shape (images, ...)
         Pictures, shape (images, channels, height, width); of other inputs there is no SSIM.
     methods : str, composite, method, class, function; or several
@@ -97,6 +97,7 @@ def random_logit(
     import pandas as pd  # noqa: F401  # here, so that its absence is noticed before any work
 
     (samples,) = check_inputs((inputs,))
+    in_eval_mode("model", model)
     at_least_one(others=others, batch=batch)
     seeded(seed)
     explainers = explainers_of(methods, model, controls_for(samples) if controls else ())

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modbp.backward import check_inputs
-from modbp.checks import at_least_one, not_negative, seeded
+from modbp.checks import at_least_one, in_eval_mode, not_negative, seeded
 from modbp.errors import InputError
 from modbp.layers import running_order
 from modbp.metrics.sanity.conventions import CONVENTIONS, ENTROPY_RISE, Convention, Prepared, histogram_entropy
@@ -71,7 +71,7 @@ def parameter_randomization(
     Parameters
     ----------
     model : nn.Module
-        Returns logits, shape (batch, classes). It is left as it is.
+        Returns logits, shape (batch, classes). A module must be in eval mode; it is left as it is.
     inputs : Tensor, shape (images, ...)
         Pictures, shape (images, channels, height, width); of other inputs there is no SSIM.
     methods : str, composite, method, class, function; or several
@@ -127,6 +127,7 @@ def parameter_randomization(
         raise InputError(f"model is of type {type(model).__name__}; allowed is an nn.Module, whose layers have names.")
     if order not in ORDERS:
         raise InputError(f"order is {order!r}; allowed are {', '.join(ORDERS)}.")
+    in_eval_mode("model", whole)
     at_least_one(samples=samples, batch=batch)
     not_negative("noise", noise)
     seeded(seed)
