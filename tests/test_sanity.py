@@ -691,6 +691,7 @@ def test_the_efficient_test_is_that_of_quantus(quantus: Any, net_and_data: Any) 
         (lambda: randomize(layers=["fc2"]), "layers holds 'fc2'; allowed are conv1, conv2, fc."),
         (lambda: randomize(layers="fc"), "layers is 'fc'; allowed are several names out of conv1, conv2, fc."),
         (lambda: randomize(layers=[]), "layers is []; allowed are several names out of conv1, conv2, fc."),
+        (lambda: randomize(layers={"trained": "fc"}), "layers has the name 'trained', which rows of controls have;"),
         (lambda: randomize(targets=torch.zeros(3)), "targets is (3,); allowed are a class, and an integer tensor"),
         (lambda: randomize(samples=0), "samples is 0; allowed are whole numbers from 1 upwards."),
         (lambda: randomize(noise=-1), "noise is -1; allowed are finite numbers from 0 upwards."),

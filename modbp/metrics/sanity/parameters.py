@@ -197,6 +197,8 @@ def _stages(
     if isinstance(layers, str) or (layers is not None and not layers):
         raise InputError(f"layers is {layers!r}; allowed are several names out of {', '.join(running)}.")
     shown = dict(layers) if isinstance(layers, Mapping) else {name: name for name in layers or running}
+    if TRAINED in shown:
+        raise InputError(f"layers has the name {TRAINED!r}, which rows of controls have; allowed is any other.")
     unknown = [name for name in shown.values() if name not in groups]
     if unknown:
         raise InputError(f"layers holds {unknown[0]!r}; allowed are {', '.join(running)}.")
