@@ -515,8 +515,8 @@ def _drawn(model: nn.Module, layers: Iterable[str], seed: int, norms: str) -> di
         if weight is None or weight.dim() < 2:
             raise InputError(f"the layer {name!r} has no weight to draw; allowed are linear layers and convolutions.")
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed} {name}".encode()))
-        fresh = nn.init.xavier_uniform_(torch.empty(weight.shape, dtype=weight.dtype), generator=generator)
-        found[id(weight)] = nn.Parameter(fresh.to(weight.device), weight.requires_grad)
+        fresh = nn.init.xavier_uniform_(torch.empty(weight.shape, dtype=torch.float32), generator=generator)
+        found[id(weight)] = nn.Parameter(fresh.to(weight), weight.requires_grad)
         bias = modules[name]._parameters.get("bias")
         if bias is not None:
             found[id(bias)] = nn.Parameter(torch.zeros_like(bias), bias.requires_grad)

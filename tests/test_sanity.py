@@ -445,6 +445,14 @@ def test_smooth_maps_are_means_over_the_same_noise() -> None:
     assert values(plain, measure=sanity.COSINE) == pytest.approx(values(once, measure=sanity.COSINE), abs=1e-5)
 
 
+def test_a_network_in_float64_is_randomized_like_the_same_in_float32() -> None:
+    single, double = (networks.randomized_layers(n, ["conv1", "fc"], seed=1) for n in (cnn(), cnn().double()))
+    for name in ("conv1", "fc"):
+        weight = double.get_submodule(name).weight
+        assert weight.dtype == torch.float64
+        assert torch.equal(weight, single.get_submodule(name).weight.double())
+
+
 def test_batch_norms_are_reset_or_kept() -> None:
     net = cnn()
     reset = networks.randomized_layers(net, ["conv1", "bn1"])
