@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -42,3 +44,34 @@ def predicted_and_others(logits: Tensor, others: int, seed: int = 0) -> Tensor:
     drawn = torch.stack([torch.randperm(classes - 1, generator=generator)[:others] for _ in predicted])
     drawn = drawn + (drawn >= predicted[:, None])  # skips the predicted class
     return torch.cat([predicted[:, None], drawn], dim=1)
+
+
+def checked_classes(classes: Any, samples: Tensor, least: int = 1) -> Tensor:
+    """Return classes of shape (images, maps), or refuse them.
+
+    Parameters
+    ----------
+    classes : any
+    samples : Tensor, shape (images, ...)
+    least : int, default 1
+        How many maps there must be.
+
+    Returns
+    -------
+    Tensor
+
+    Raises
+    ------
+    InputError
+
+    Examples
+    --------
+    >>> checked_classes(torch.tensor([[1, 2]]), torch.zeros(1, 3), 2).tolist()
+    [[1, 2]]
+    """
+    fits = isinstance(classes, Tensor) and classes.dim() == 2 and len(classes) == len(samples)
+    if not fits or classes.shape[1] < least or classes.is_floating_point():
+        given = tuple(classes.shape) if isinstance(classes, Tensor) else type(classes).__name__
+        at_least = f" with at least {least} maps" if least > 1 else ""
+        raise InputError(f"classes is {given}; allowed is an integer tensor of shape ({len(samples)}, maps){at_least}.")
+    return classes

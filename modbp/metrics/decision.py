@@ -23,7 +23,7 @@ from modbp.checks import seeded
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import watching
-from modbp.metrics.classes import predicted_and_others
+from modbp.metrics.classes import checked_classes, predicted_and_others
 from modbp.metrics.sender import sender_of
 from modbp.metrics.signals import points_behind_relus, signals
 
@@ -115,7 +115,7 @@ def sufficiency(
     if classes is None:
         with torch.no_grad():
             classes = predicted_and_others(torch.cat([model(x) for x in samples.split(1)]), 1, seed)
-    explained = _checked_classes(classes, samples)
+    explained = checked_classes(classes, samples)
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     label = f"sufficiency of {method if isinstance(method, str) else sender.composite.name}"
     rows = []
@@ -270,11 +270,3 @@ def _checked_shares(shares: Sequence[float], samples: Tensor) -> list[Any]:
     if samples.dim() < 3:
         raise InputError(f"inputs has shape {tuple(samples.shape)}; allowed with way='pixels' are pictures.")
     return found
-
-
-def _checked_classes(classes: Tensor, samples: Tensor) -> Tensor:
-    fits = isinstance(classes, Tensor) and classes.dim() == 2 and len(classes) == len(samples) and classes.shape[1] > 0
-    if not fits or classes.is_floating_point():
-        given = tuple(classes.shape) if isinstance(classes, Tensor) else type(classes).__name__
-        raise InputError(f"classes is {given}; allowed is an integer tensor of shape ({len(samples)}, maps).")
-    return classes

@@ -272,36 +272,3 @@ def shuffled(maps: Tensor, seed: int, number: int) -> Tensor:
         order = torch.randperm(rows.shape[-1], generator=generator).to(maps.device)
         result[i] = rows[:, order].reshape(one.shape)
     return result
-
-
-def checked_classes(classes: Any, samples: Tensor, least: int) -> Tensor:
-    """Return classes of shape (images, maps), or refuse them.
-
-    Parameters
-    ----------
-    classes : any
-    samples : Tensor, shape (images, ...)
-    least : int
-        How many maps there must be.
-
-    Returns
-    -------
-    Tensor
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> checked_classes(torch.tensor([[1, 2]]), torch.zeros(1, 3), 2).tolist()
-    [[1, 2]]
-    """
-    fits = isinstance(classes, Tensor) and classes.dim() == 2 and len(classes) == len(samples)
-    if not fits or classes.shape[1] < least or classes.is_floating_point():
-        given = tuple(classes.shape) if isinstance(classes, Tensor) else type(classes).__name__
-        raise InputError(
-            f"classes is {given}; allowed is an integer tensor of shape ({len(samples)}, maps) with at least"
-            f" {least} maps."
-        )
-    return classes

@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from modbp.backward import check_baselines, check_inputs
 from modbp.checks import at_least_one, in_eval_mode, seeded
-from modbp.metrics.classes import predicted_and_others
+from modbp.metrics.classes import checked_classes, predicted_and_others
 from modbp.metrics.sanity.conventions import CONVENTIONS, Convention, Prepared
-from modbp.metrics.sanity.explaining import Explainer, checked_classes, controls_for, explainers_of, of_all
+from modbp.metrics.sanity.explaining import Explainer, controls_for, explainers_of, of_all
 from modbp.metrics.sanity.tables import finished, rows_of, rows_of_controls, rows_of_floor
 
 if TYPE_CHECKING:

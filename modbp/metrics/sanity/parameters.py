@@ -134,7 +134,8 @@ def parameter_randomization(
     explainers = explainers_of(methods, whole, controls_for(pictures) if controls else ())
     stages = _stages(whole, pictures, order, layers)
     networks = dict(zip(stages, randomized_cascade(whole, stages.values(), seed, norms=norms), strict=True))
-    counts = {stage: sum(name in weighted_layers(whole) for name in names) for stage, names in stages.items()}
+    weighted = weighted_layers(whole)
+    counts = {stage: sum(name in weighted for name in names) for stage, names in stages.items()}
     explained = _targets(whole, pictures, targets, batch)
     references = references_of(baselines, pictures, batch)
     size = len(explainers) * (len(stages) + 1)
