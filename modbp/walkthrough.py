@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from modbp import claims
 from modbp.errors import InputError
 from modbp.files import expand, replacing
-from modbp.formatting import decimals, number, plus_minus
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PACKAGES = ("modbp", "torch", "torchvision", "captum", "numpy", "pillow")
 """The packages whose versions a record holds."""
+
+RECORDS = "MODBP_RECORDS"
+"""The environment variable that names a folder for the record of every walkthrough that runs, beside `results`: the
+book's records leave the parameters, and so its pages, as they are."""
 
 OWN_KEYS = ("walkthrough", "parameters", "versions", "verdicts")
 """What a record always holds; facts have other names."""
@@ -268,14 +271,11 @@ class Walkthrough:
         if claim_id not in self._claims:
             raise InputError(f"claim {claim_id!r} is not judged here; allowed are {', '.join(self._claims)}.")
         checks = self._checks[claim_id] = claims.judge(claim_id, measured, testable=testable)
-        rows = [
-            (claim_id, c.quantity, str(c.predicted).replace(" ± ", "\u00a0±\u00a0"), _plus_minus(c), str(c.verdict))
-            for c in checks
-        ]
-        return table(rows, ["claim", "quantity", "predicted", "measured", "verdict"])
+        rows = [(claim_id, *check.printed()) for check in checks]
+        return table(rows, ["claim", *claims.CHECK_COLUMNS])
 
     def close(self) -> pd.DataFrame:
-        """Write the record where the parameter `results` says, and return the table of verdicts.
+        """Write the record where the parameter `results` and the variable `MODBP_RECORDS` say; return the verdicts.
 
         Returns
         -------
@@ -293,10 +293,11 @@ class Walkthrough:
         rows = []
         for claim_id, checks in self._checks.items():
             verdict = claims.overall(c.verdict for c in checks)
-            counts = [f"{n} {v}" for v in claims.Verdict if (n := sum(c.verdict is v for c in checks))]
-            rows.append((claim_id, self._claims[claim_id].statement, str(verdict), ", ".join(counts)))
+            rows.append((claim_id, self._claims[claim_id].statement, str(verdict), claims.count(checks)))
         if getattr(self.parameters, "results", ""):
             write_record(self.parameters.results, self.record())
+        if folder := os.environ.get(RECORDS):
+            write_record(Path(folder, f"{self.name}.json"), self.record())
         return table(rows, ["claim", "statement", "verdict", "numbers behind it"])
 
     def record(self) -> dict[str, Any]:
@@ -459,17 +460,6 @@ def _as_json(value: Any) -> Any:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _plus_minus(check: claims.Check) -> str:
-    if math.isnan(check.measured):
-        return "–"
-    if check.measured == check.predicted.low == check.predicted.high:
-        return str(check.predicted)
-    if 0 <= check.measured <= check.predicted.high < 1e-3:
-        return f"≤ {number(check.predicted.high)}"
-    # Two decimals whatever the size: rounding errors differ from one processor to the next.
-    return plus_minus(check.measured, check.spread) if check.spread else decimals(check.measured)
 
 
 def table(rows: Sequence[tuple[Any, ...]], columns: Sequence[str]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""Execute the committed walkthroughs in place, at their defaults.
+"""Execute the committed walkthroughs in place, at their defaults, and keep their records in `records/`.
 
     python scripts/refresh.py [NOTEBOOK ...]
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,10 +20,12 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 
 from modbp.files import replacing
 from modbp.notebooks import QUIET_KERNEL
+from modbp.walkthrough import RECORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 COVER = ("image-recovery-vgg16.ipynb", "fig-recovery-classes")
 COVER_FILE = ROOT / "book" / "_static" / "cover.jpg"
+RECORD_FOLDER = ROOT / "records"
 
 
 def refresh(path: Path) -> bool:
@@ -38,7 +41,8 @@ def refresh(path: Path) -> bool:
         resources={"metadata": {"path": path.parent}},
         extra_arguments=list(QUIET_KERNEL),
     )
-    client.execute()
+    RECORD_FOLDER.mkdir(exist_ok=True)
+    client.execute(env={**os.environ, RECORDS: str(RECORD_FOLDER)})
     notebook.metadata = nbformat.from_dict(
         {
             "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},

@@ -1,4 +1,4 @@
-"""Run every walkthrough at its defaults and build the book from the executed copies.
+"""Run every walkthrough at its defaults and build the book from the executed copies and their records.
 
     python scripts/reproduce.py [--output _build/reproduce] [--jobs 2]
 
@@ -19,15 +19,17 @@ from pathlib import Path
 
 from modbp import notebooks
 from modbp.errors import InputError
+from modbp.walkthrough import RECORDS
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def run_all(paths: Sequence[Path], target: Path, jobs: int) -> list[str]:
-    """Execute notebooks, `jobs` at a time, into a folder, and return what failed.
+    """Execute notebooks, `jobs` at a time, into a folder, and return what failed; their records go beside that folder.
 
     Each notebook runs in its own process; the threads here only wait for them.
     """
+    os.environ[RECORDS] = str(target.parent / "records")
     # Kernels that run side by side share the cores instead of fighting for them.
     threads = max(1, (os.cpu_count() or 1) // min(jobs, len(paths)))
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -59,9 +61,10 @@ def _run_one(path: Path, target: Path, label: str) -> None:
 
 
 def stage(source: Path) -> None:
-    """Lay out a book's sources, without notebooks, in an empty folder."""
+    """Lay out a book's sources, without notebooks and their records, in an empty folder."""
     shutil.rmtree(source, ignore_errors=True)
-    (source / "notebooks").mkdir(parents=True)
+    for name in ("notebooks", "records"):
+        (source / name).mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, source / name)
     shutil.copytree(ROOT / "book", source / "book")

@@ -47,6 +47,8 @@ WITHOUT_EXAMPLES = {
     "modbp.walkthrough": {"Walkthrough"},  # shown at `begin`, which makes it
     "modbp.images": {"Photograph"},  # made by `load`
     "modbp.claims.predictions": {"Verdict", "Claim", "Check"},  # plain records, shown at `check` and `find`
+    "modbp.claims.scorecard": {"Row"},  # a plain record, shown at `scorecard`
+    "modbp.claims.guidance": {"Answer", "Conclusion", "Guidance"},  # shown at `answer`, `conclude` and `guide`
 }
 """What has no example of its own, and why that is enough."""
 

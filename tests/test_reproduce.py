@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from modbp import notebooks
+from modbp import notebooks, records, walkthrough
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import refresh
@@ -45,7 +45,9 @@ def write(tmp_path: Path) -> Write:
 def surroundings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Keep the scripts from this process's environment and from the README's picture."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(refresh, "COVER_FILE", tmp_path / "cover.jpg", raising=False)
+    monkeypatch.setenv(walkthrough.RECORDS, "")  # `run_all` sets it; this takes it back
+    monkeypatch.setattr(refresh, "COVER_FILE", tmp_path / "cover.jpg")
+    monkeypatch.setattr(refresh, "RECORD_FOLDER", tmp_path / "records")
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def test_the_book_is_built_from_the_executed_copies(
     assert built == [source]
     executed = nbformat.read(source / "notebooks" / "b.ipynb", 4)
     assert executed.cells[-1].outputs[0].text == f"3 {tmp_path / 'walkthroughs'}\n"
-    assert {path.name for path in source.iterdir()} == {"_config.yml", "_toc.yml", "book", "notebooks"}
+    assert {path.name for path in source.iterdir()} == {"_config.yml", "_toc.yml", "book", "notebooks", "records"}
     assert (tmp_path / "out" / "html" / "index.html").read_text() == "the book"
     assert [path.read_bytes() for path in paths] == before
     assert sorted(path.name for path in (tmp_path / "walkthroughs").iterdir()) == ["a.ipynb", "b.ipynb"]
@@ -105,6 +107,29 @@ def test_the_book_is_built_from_the_executed_copies(
     (source / "notebooks" / "stale.ipynb").write_text("old")
     assert reproduce.main(["--notebooks", "walkthroughs", "--output", "out", "--jobs", "1"]) == 0
     assert not (source / "notebooks" / "stale.ipynb").exists()
+
+
+JUDGES = """
+from modbp import walkthrough
+page = walkthrough.begin("a", {"seed": 0}, ["N1"], seed=range(9))
+page.judge("N1", {"largest relative difference": (2e-7, 0.0)})
+page.close()
+"""
+
+
+def test_the_book_is_built_from_the_new_records(write: Write, built: list[Path], tmp_path: Path) -> None:
+    write("a", JUDGES)
+    assert reproduce.main(["--notebooks", str(tmp_path / "walkthroughs"), "--output", str(tmp_path / "out")]) == 0
+    (found,) = records.read_folder(tmp_path / "out" / "source" / "records").values()
+    assert found["verdicts"]["N1"]["verdict"] == "confirmed"
+
+
+def test_a_refreshed_notebook_leaves_its_record_and_no_trace_of_it_in_the_page(write: Write, tmp_path: Path) -> None:
+    path = write("a", JUDGES)
+    assert refresh.main([str(path)]) == 0
+    assert list(records.read_folder(tmp_path / "records")) == ["a"]
+    assert str(tmp_path) not in path.read_text()
+    assert len(nbformat.read(path, 4).cells) == 2
 
 
 def test_a_notebook_that_fails_stops_the_build(

@@ -11,12 +11,14 @@ A statement is in our words throughout; none is a quotation.
 """
 
 from modbp.claims import quantities
-from modbp.claims.judging import judge, overall, predicted_among, predictions_of
+from modbp.claims.judging import count, judge, overall, predicted_among, predictions_of
 from modbp.claims.ledger import LEDGER, PAPERS, find
-from modbp.claims.predictions import Check, Claim, Prediction, Verdict, about, at_least, at_most, check
+from modbp.claims.predictions import CHECK_COLUMNS, Check, Claim, Prediction, Verdict, about, at_least, at_most, check
+from modbp.claims.scorecard import Row, scorecard
 from modbp.claims.sixt import CONVERGING, NOT_CONVERGING
 
 __all__ = [
+    "CHECK_COLUMNS",
     "CONVERGING",
     "LEDGER",
     "NOT_CONVERGING",
@@ -24,15 +26,18 @@ __all__ = [
     "Check",
     "Claim",
     "Prediction",
+    "Row",
     "Verdict",
     "about",
     "at_least",
     "at_most",
     "check",
+    "count",
     "find",
     "judge",
     "overall",
     "predicted_among",
     "predictions_of",
     "quantities",
+    "scorecard",
 ]

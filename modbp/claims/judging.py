@@ -131,3 +131,24 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     if not tested:
         return Verdict.NOT_TESTABLE
     return tested.pop() if len(tested) == 1 else Verdict.IN_PART
+
+
+def count(checks: Iterable[Check]) -> str:
+    """Return how many checks have which verdict, in words.
+
+    Parameters
+    ----------
+    checks : iterable of Check
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> from modbp.claims.predictions import about
+    >>> count([check("x", about(0.5, 0.1), 0.5), check("y", about(0.5, 0.1), 0.9)])
+    '1 confirmed, 1 not confirmed'
+    """
+    verdicts = [c.verdict for c in checks]
+    return ", ".join(f"{n} {v}" for v in Verdict if (n := verdicts.count(v)))

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from modbp.errors import InputError
-from modbp.formatting import number
+from modbp.formatting import decimals, number, plus_minus
+
+CHECK_COLUMNS = ("quantity", "predicted", "measured", "verdict")
+"""The columns of a table of checks."""
 
 
 class Verdict(StrEnum):
@@ -144,6 +147,28 @@ class Check:
     measured: float
     spread: float
     verdict: Verdict
+
+    def printed(self) -> tuple[str, str, str, str]:
+        """Return the row that tables print: quantity, predicted, measured, verdict, as in `CHECK_COLUMNS`.
+
+        Numbers are rounded so that another processor prints the same; no line break parts a number from its spread.
+
+        Returns
+        -------
+        tuple of str
+        """
+        predicted = str(self.predicted).replace(" ± ", "\u00a0±\u00a0")
+        return self.quantity, predicted, self._measured(), str(self.verdict)
+
+    def _measured(self) -> str:
+        if math.isnan(self.measured):
+            return "–"
+        if self.measured == self.predicted.low == self.predicted.high:
+            return str(self.predicted)
+        if 0 <= self.measured <= self.predicted.high < 1e-3:
+            return f"≤ {number(self.predicted.high)}"
+        # Two decimals whatever the size: rounding errors differ from one processor to the next.
+        return plus_minus(self.measured, self.spread) if self.spread else decimals(self.measured)
 
 
 def check(quantity: str, predicted: Prediction, measured: float, spread: float = 0.0) -> Check:
