@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from modbp import __version__, cli, notebooks
+from modbp import __version__, claims, cli, notebooks
 
 DEFAULTS = 'n = 3  # how many\nname = "a"\nrate = 0.5\nfast = False'
 Write = Callable[..., Path]
@@ -109,6 +115,15 @@ def test_a_note_of_a_walkthrough_is_shown(write: Write, folder: Path, capfd: pyt
     ("given", "said"),
     [
         (["-p", "m", "1"], "demo has no parameter 'm'; allowed are n, name, rate, fast."),
+        (["-p", "raet", "1"], "demo has no parameter 'raet' (did you mean rate?); allowed are n, name, rate, fast."),
+        (["-p", "rate", "nan"], "the parameter rate is 'nan'; allowed is a number, such as 0.5."),
+        (["-p", "rate", "1e999"], "the parameter rate is '1e999'; allowed is a number, such as 0.5."),
+        (["-p", "n", "[1, 2]"], "the parameter n is '[1, 2]'; allowed is a whole number, such as 3."),
+        (["-p", "n", "1,2"], "the parameter n is '1,2'; allowed is a whole number, such as 3."),
+        (["--jobs", "2"], "--jobs is 2 without --grid; allowed is it for a grid of runs."),
+        (["-o", "demo.ipynb/out.ipynb"], "which does not exist; allowed is an existing folder."),
+        (["-o", "x" * 300], "cannot be used (File name too long)."),
+        (["-o", "/proc/out.ipynb"], "the output '/proc/out.ipynb' cannot be written ("),
         (["-p", "n", "abc"], "the parameter n is 'abc'; allowed is a whole number, such as 3."),
         (["-p", "n", "1.5"], "the parameter n is '1.5'; allowed is a whole number, such as 3."),
         (["-p", "n", ""], "the parameter n is ''; allowed is a whole number, such as 3."),
@@ -135,9 +150,46 @@ def test_bad_input_stops_before_a_kernel_starts(
 def test_an_unknown_walkthrough(name: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (folder / "notes.txt").write_text("text")
     line = refused(["run", name], capfd)
-    assert f"the walkthrough {name!r} does not exist; allowed are " in line
-    assert "image-recovery-vgg16" in line
+    assert f"the walkthrough {name!r} does not exist; allowed are the names that 'modbp list' prints, and " in line
     assert names(folder) == ["notes.txt"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("image-recovery-vg16", "image-recovery-vgg16"),
+        ("Partial-Loading", "partial-loading"),
+        ("notebooks/csc_vgg16.ipynb", "csc-vgg16"),
+        ("poly/adverserial", "adversarial"),
+        ("theorem", "alignment-theorem-1 or alignment-theorem-2"),
+    ],
+)
+def test_a_misspelled_walkthrough_brings_the_nearest_names(
+    name: str, meant: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    line = refused(["run", name], capfd)
+    assert re.search(rf"{re.escape(repr(name))} does not exist \(did you mean {meant}\b[^)]*\?\); allowed are", line)
+
+
+def test_without_the_repository_only_a_path_is_allowed(
+    folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    line = refused(["run", "csc-vgg16"], capfd)
+    assert line == "modbp: the walkthrough 'csc-vgg16' does not exist; allowed is the path of a notebook."
+
+
+def test_the_list_of_walkthroughs(root: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    paths = sorted((root / "notebooks").glob("*.ipynb"))
+    assert len(lines) == 2 * len(paths)
+    assert lines[::2] == [f"{p.stem} ({', '.join(notebooks.claims(p)) or 'judges no claim'})" for p in paths]
+    assert all(line.startswith("    ") and line.strip() for line in lines[1::2])
+    assert {"image-recovery-vgg16 (N1, N9)", "rules-vgg16 (judges no claim)"} <= set(lines)
+    judged = [claim for path in paths for claim in notebooks.claims(path)]
+    assert sorted(judged) == sorted(set(judged))
+    assert set(judged) <= set(claims.LEDGER)
 
 
 @pytest.mark.parametrize("content", ["", "no JSON", "{}", "[1]", '{"cells": 3}'])
@@ -204,6 +256,148 @@ def test_the_list_of_parameters(write: Write, folder: Path, capfd: pytest.Captur
     assert names(folder) == ["demo.ipynb"]
 
 
+@pytest.mark.parametrize(("text", "parsed"), [("1, 2", [1, 2]), ("7", [7]), ("-1,0", [-1, 0])])
+def test_a_list_is_given_with_commas(text: str, parsed: list[int], write: Write) -> None:
+    assert notebooks.parse(write("pass", defaults="sizes = [3]"), {"sizes": text}) == {"sizes": parsed}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "the parameter sizes is ''; allowed are one or more values, with commas."),
+        ("1,x", "the parameter sizes is 'x'; allowed is a whole number, such as 3."),
+        ("1,", "the parameter sizes is ''; allowed is a whole number, such as 3."),
+    ],
+)
+def test_a_list_with_a_bad_value(text: str, said: str, write: Write, capfd: pytest.CaptureFixture[str]) -> None:
+    write("1 / 0", defaults="sizes = [3]")
+    assert refused(["run", "demo.ipynb", "-p", "sizes", text], capfd) == f"modbp: {said}"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("n_images", "0"), "the parameter n_images is 0; allowed is a whole number from 1 to 10000."),
+        (("seed", "-1"), "the parameter seed is -1; allowed is a whole number from 0 to 2147483647."),
+        (("budgets", "2,x"), "the parameter budgets is '2,x'; allowed is one or more, with commas, of numbers from"),
+        (("temperature", "0"), "the parameter temperature is 0.0; allowed is a number from 0.001 to 1000."),
+    ],
+)
+def test_a_value_out_of_range_stops_before_a_kernel_starts(
+    given: tuple[str, str], said: str, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notebooks, "run", lambda *args, **options: pytest.fail("a kernel was to start"))
+    assert said in refused(["run", "adversarial", "-p", *given], capfd)
+
+
+def test_what_is_read_of_the_ranges_is_what_a_walkthrough_checks(root: Path) -> None:
+    for path in (root / "notebooks").glob("*.ipynb"):
+        ranges = notebooks._ranges(path)
+        assert {"seed", "results"} <= set(ranges) <= set(notebooks.parameters(path)), path
+        assert notebooks.check(path, notebooks.parameters(path)) == notebooks.parameters(path)
+
+
+@pytest.mark.parametrize("when", ["while it runs", "at the end"])
+def test_a_full_disk_leaves_an_older_output_as_it_was(
+    when: str, write: Write, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import papermill
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    write("pass")
+    output = folder / "demo.run.ipynb"
+    output.write_text("old")
+    if when == "while it runs":
+        monkeypatch.setattr(papermill, "execute_notebook", full)
+    else:
+        monkeypatch.setattr(Path, "replace", full)
+    line = refused(["run", "demo.ipynb"], capfd)
+    assert line.startswith(f"modbp: the output '{output}' cannot be written (No space left on device); allowed is")
+    assert names(folder) == ["demo.ipynb", "demo.run.ipynb"]
+    assert output.read_text() == "old"
+
+
+def test_a_finished_run_is_left_alone_only_if_asked_to(
+    write: Write, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write("open('log', 'a').write(f'{n} ')")
+    output = folder / "demo.run.ipynb"
+
+    def said(*arguments: str) -> str:
+        assert cli.main(["run", "demo.ipynb", *arguments]) == 0
+        return capfd.readouterr().out
+
+    assert said("--resume") == f"wrote {output}\n"
+    assert said("--resume", "-p", "n", "3") == f"{output} is finished already\n"  # 3 is the default
+    assert said("--resume", "-p", "n", "4") == f"wrote {output}\n"  # what is there is of another run
+    assert said("-p", "n", "4") == f"wrote {output}\n"
+    write("open('log', 'a').write(f'{n}! ')")
+    assert said("-p", "n", "4", "--resume") == f"wrote {output}\n"  # the notebook has changed
+    output.write_text(output.read_text()[:-50])
+    assert said("-p", "n", "4", "--resume") == f"wrote {output}\n"  # the copy is damaged
+    assert (folder / "log").read_text() == "3 4 4 4! 4! "
+    written = nbformat.read(output, 4)
+    assert written.metadata.papermill.output_path == str(output)
+
+
+def test_a_promised_record_must_be_there(write: Write, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write("if n == 3:\n    open(results, 'w').write('{}')", defaults="n = 3\nresults = ''")
+    record = folder / "record.json"
+    given = ["run", "demo.ipynb", "--resume", "-p", "results", "record.json"]
+    assert cli.main(given) == 0
+    capfd.readouterr()
+    assert cli.main(given) == 0
+    assert "finished already" in capfd.readouterr().out
+    record.write_text("{} ")
+    assert cli.main(given) == 0
+    assert "wrote" in capfd.readouterr().out
+    # An older record of that name is not this run's.
+    line = refused([*given, "-p", "n", "4"], capfd, status=1)
+    assert line == "modbp: demo failed: it left no record 'record.json'."
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "said"),
+    [
+        (signal.SIGINT, 130, "modbp: interrupted; nothing was written.\n"),
+        (signal.SIGTERM, 143, "modbp: stopped; nothing was written.\n"),
+    ],
+)
+@pytest.mark.parametrize("when", ["busy", "starting"])
+def test_a_stopped_run_leaves_no_file_and_no_kernel(
+    number: signal.Signals, status: int, said: str, when: str, write: Write, folder: Path
+) -> None:
+    write("import os, time, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)")
+    running = subprocess.Popen(
+        [sys.executable, "-m", "modbp.cli", "run", "demo.ipynb"], stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: list(folder.glob("pid" if when == "busy" else ".demo.run.*")))
+    running.send_signal(number)
+    _, error = running.communicate(timeout=60)
+    assert (running.returncode, error) == (status, said)
+    assert set(names(folder)) <= {"demo.ipynb", "pid"}
+    if when == "busy":
+        pid = int((folder / "pid").read_text())
+        wait_for(lambda: not alive(pid))
+
+
+def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits for its parent to notice its end does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_an_interruption(
     write: Write, folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,9 +418,11 @@ def test_progress_is_shown_to_people_only(write: Write, folder: Path, monkeypatc
 
     shown: list[Any] = []
 
-    def execute(source: str, output: str, **options: Any) -> None:
+    def execute(source: str, output: str, **options: Any) -> nbformat.NotebookNode:
         shown.append(options["progress_bar"])
-        Path(output).write_text(Path(source).read_text())
+        notebook = nbformat.read(source, 4)
+        notebook.metadata["papermill"] = {}
+        return notebook
 
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     write("pass")
@@ -251,9 +447,6 @@ def test_version_and_usage(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_arguments_are_checked_without_waiting_for_torch(root: Path) -> None:
-    import subprocess
-    import sys
-
     program = (
         "import sys\nfrom modbp import cli\n"
         "status = cli.main(['run', 'image-recovery-vgg16', '-p', 'seeed', '1'])\n"
