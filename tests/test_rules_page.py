@@ -129,7 +129,7 @@ def test_random_weights_and_the_record(
     assert capfd.readouterr().err == ""
     record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert record["walkthrough"] == NAME
-    assert record["image"] == "imagenet_01_559.jpg"
+    assert record["images"] == ["imagenet_01_559.jpg"]
     assert record["weights"]["source"] == "random (seed 0)"
     found = record["properties"]
     assert set(found) == set(modbp.METHODS)

@@ -255,19 +255,22 @@ def _details(row: Row) -> str:
             f"{claim.statement} [{claim.paper}: {claim.provenance}.]{{.provenance}}",
             f"*Predicted:* {claim.expected}.",
             _table(("Quantity", "Predicted", "Measured", "Verdict"), numbers),
-            f"*Rests on:* weights {', '.join(row.weights) or 'none'}; {images}."
+            f"*Its page rests on* weights {', '.join(row.weights) or 'none'}; {images}."
             f" *Shown in* [{row.walkthrough}]({_cell(row)}).",
         ]
     )
 
 
 def _counts(rows: Iterable[Row]) -> str:
-    """How many claims of each paper have which verdict."""
-    of_paper = Counter((row.claim.paper, row.verdict) for row in rows)
-    return _table(
-        ("Paper", *(_verdict(verdict) for verdict in Verdict)),
-        [(paper, *(str(of_paper[paper, verdict]) for verdict in Verdict)) for paper in PAPERS],
-    )
+    """How many claims of each paper have which verdict, and how many of their numbers."""
+    claims = Counter((row.claim.paper, row.verdict) for row in rows)
+    numbers = Counter((row.claim.paper, check.verdict) for row in rows for check in row.checks)
+    lines = [
+        (f"{paper}, {kind}", *(str(counted[paper, verdict]) for verdict in Verdict))
+        for kind, counted in (("claims", claims), ("numbers", numbers))
+        for paper in PAPERS
+    ]
+    return _table(("", *(_verdict(verdict) for verdict in Verdict)), lines)
 
 
 def _which_map(rows: Sequence[Row]) -> str:
