@@ -244,7 +244,7 @@ class Trace:
         ----------
         at : iterable of str, default ("input",)
             Where to read the relevance: `"input"`, or layers that were given to `Trace`.
-        start : Tensor, shape of the point `start_at`, or (starts, *that shape)
+        start : Tensor, shape of the point `start_at`, or (starts, ...) with that shape behind
             The relevance to start from. With one more dimension in front, each slice is a start of its own, and all
             go back together through the one graph. By default ones.
         start_at : str, default "output"

@@ -7,27 +7,45 @@ Every test looks at all pages and reports all that is wrong with them, so that a
 from __future__ import annotations
 
 import functools
+import pkgutil
+import posixpath
 import re
 import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
+import axe_playwright_python
 import pytest
 import yaml
+from PIL import Image
+from sphinx.util.inventory import InventoryFile
+
+import modbp
+from modbp import METHODS, records
+from modbp.claims import PAPERS, Row, scorecard
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "book" / "_ext"))
+import api_reference
+from from_records import MARKS, RULES, anchor
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page
 
 MAX_PAGE_BYTES = 2_000_000
+MAX_PREVIEW_BYTES = 300_000
 SCHEMES = ("light", "dark")
+AXE = (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 
 # Attributes through which a tag makes the browser fetch something, as opposed to a link that a reader may follow.
@@ -56,6 +74,7 @@ class Document:
     language: str = ""
     redirect: str = ""
     has_icon: bool = False
+    meta: dict[str, str] = field(default_factory=dict)
 
 
 class Reader(HTMLParser):
@@ -85,6 +104,8 @@ class Reader(HTMLParser):
         elif tag == "meta" and (found.get("http-equiv") or "").lower() == "refresh":
             document.redirect = (found.get("content") or "").partition("url=")[2]
             document.references.append(document.redirect)
+        elif tag == "meta" and (key := found.get("name") or found.get("property")):
+            document.meta[key] = found.get("content") or ""
         elif tag in ("title", "h1", "style"):
             self.open = tag
             if tag == "h1":
@@ -143,7 +164,9 @@ def pages(documents: list[Document]) -> list[Document]:
 
 def test_table_of_contents_lists_every_page(root: Path) -> None:
     toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    listed = [toc["root"], *(c["file"] for part in toc["parts"] for c in part["chapters"])]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    sections = [section for chapter in chapters for section in chapter.get("sections", [])]
+    listed = [toc["root"], *(page["file"] for page in chapters + sections)]
     written = [
         path.relative_to(root).with_suffix("").as_posix()
         for path in (*root.glob("book/**/*.md"), *root.glob("notebooks/*.ipynb"))
@@ -156,14 +179,54 @@ def test_table_of_contents_lists_every_page(root: Path) -> None:
     _report(problems)
 
 
-def test_every_reference_says_where_to_find_it(root: Path) -> None:
+def _bibliography(root: Path) -> dict[str, dict[str, str]]:
+    """The fields of each entry of the bibliography."""
     entries = re.split(r"(?m)^@", (root / "book/references.bib").read_text(encoding="utf-8"))[1:]
     keys = [entry.partition("{")[2].partition(",")[0].strip() for entry in entries]
-    problems = [f"{key} occurs twice" for key in sorted({k for k in keys if keys.count(k) > 1})]
-    for key, entry in zip(keys, entries, strict=True):
-        if not re.search(r"(?m)^\s*(doi|eprint|url)\s*=", entry):
-            problems.append(f"{key} has neither doi nor eprint nor url")
-    _report(problems)
+    assert len(keys) == len(set(keys)), f"twice: {sorted({k for k in keys if keys.count(k) > 1})}"
+    return {k: dict(re.findall(r"(?m)^\s*(\w+)\s*=\s*\{(.*)\}", e)) for k, e in zip(keys, entries, strict=True)}
+
+
+def test_every_reference_says_where_to_find_it(root: Path) -> None:
+    entries = _bibliography(root)
+    _report(
+        [
+            f"{key} has neither doi nor eprint nor url"
+            for key, e in entries.items()
+            if not {"doi", "eprint", "url"} & set(e)
+        ]
+    )
+
+
+def test_every_doi_is_a_link(root: Path, documents: list[Document]) -> None:
+    (page,) = [document for document in documents if document.name == "book/references.html"]
+    dois = {key: entry["doi"] for key, entry in _bibliography(root).items() if "doi" in entry}
+    assert dois
+    _report(
+        [f"{key} has no link to {doi}" for key, doi in dois.items() if f"https://doi.org/{doi}" not in page.references]
+    )
+
+
+def test_citation_file_is_valid(root: Path) -> None:
+    """Against what CFF 1.2.0 requires: its keys, and the kinds of values that are used here."""
+    cited = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors"} <= set(cited)
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["type"] == "software"
+    assert cited["version"] == modbp.__version__
+    assert "BSD-3-Clause" in cited["license"]
+    papers = {paper.lower().replace(" ", "") for paper in PAPERS}
+    eprints = {e["eprint"] for key, e in _bibliography(root).items() if key in papers}
+    assert {entry["identifiers"][0]["value"] for entry in cited["references"]} == {
+        f"10.48550/arXiv.{e}" for e in eprints
+    }
+    for entry in cited["references"]:
+        assert {"type", "title", "authors", "year", "url", "identifiers"} <= set(entry)
+        assert all({"family-names", "given-names"} <= set(author) for author in entry["authors"])
+        for identifier in entry["identifiers"]:
+            assert identifier["type"] == "doi"
+            assert re.fullmatch(r"10\.\d{4,9}/\S+", identifier["value"])
+        assert entry["url"].endswith(entry["identifiers"][0]["value"].partition("arXiv.")[2])
 
 
 # ── The build and what it wrote ──────────────────────────────────────────────────────────────────────────────────
@@ -246,6 +309,165 @@ def test_every_page_has_language_title_and_heading(pages: list[Document]) -> Non
 def test_pages_are_small(pages: list[Document]) -> None:
     sizes = {p.name: p.path.stat().st_size for p in pages}
     _report([f"{name} has {size / 1e6:.1f} MB" for name, size in sizes.items() if size > MAX_PAGE_BYTES])
+
+
+DEBRIS = re.compile(r"[\\$`{}<>\[\]|*]|\s\s|::|https?:")
+"""What a description has if it was taken from the source and not from the text."""
+
+
+def test_every_page_has_a_title_and_a_description_of_its_own(pages: list[Document]) -> None:
+    problems = [f"{page.name} and another have the title {page.title!r}" for page, _ in _alike(pages, "title")]
+    problems += [f"{page.name} and another are described as {said!r}" for page, said in _alike(pages, "description")]
+    for page in pages:
+        said = page.meta.get("description", "")
+        if not 50 <= len(said) <= 200 or DEBRIS.search(said):
+            problems.append(f"{page.name} is described as {said!r}")
+        if len(page.title) > 110:
+            problems.append(
+                f"{page.name} has the title {page.title!r}, which no tab and no list of results shows whole"
+            )
+    _report(problems)
+
+
+def _alike(pages: list[Document], what: str) -> list[tuple[Document, str]]:
+    said = {p.name: p.title if what == "title" else p.meta.get(what, "") for p in pages}
+    return [(page, said[page.name]) for page in pages if list(said.values()).count(said[page.name]) > 1]
+
+
+def test_every_page_has_a_preview_for_messengers(root: Path, built_book: Path, documents: list[Document]) -> None:
+    """The forwarding page too: it has the address that people share."""
+    address = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["sphinx"]["config"]["html_baseurl"]
+    problems = []
+    for document in documents:
+        meta = {key.removeprefix("og:"): value for key, value in document.meta.items()}
+        for key in ("title", "type", "url", "site_name", "description", "image", "image:alt", "twitter:card"):
+            if not meta.get(key):
+                problems.append(f"{document.name} has no {key}")
+        if meta.get("url") not in (address + document.name, address if document.redirect else None):
+            problems.append(f"{document.name} says that its address is {meta.get('url')}")
+        picture = built_book / meta.get("image", "").removeprefix(address)
+        if not picture.is_file():
+            problems.append(f"{document.name} has the picture {meta.get('image')}, which is missing")
+        elif picture.stat().st_size > MAX_PREVIEW_BYTES:
+            problems.append(f"{picture.name} has {picture.stat().st_size} bytes")
+        else:
+            with Image.open(picture) as opened:
+                if [str(side) for side in opened.size] != [meta.get("image:width"), meta.get("image:height")]:
+                    problems.append(f"{picture.name} is of {opened.size} pixels, and {document.name} says otherwise")
+    _report(problems)
+
+
+# ── The API reference ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def documented(built_book: Path) -> set[str]:
+    """Every name of ours that the built reference describes, by its list for other books."""
+    with (built_book / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", posixpath.join)
+    return {name for kind, entries in inventory.items() if kind.startswith("py:") for name in entries}
+
+
+def _object(name: str) -> object:
+    try:
+        return pkgutil.resolve_name(name)
+    except (AttributeError, ImportError):
+        owner, _, attribute = name.rpartition(".")
+        return getattr(pkgutil.resolve_name(owner), "__annotations__", {}).get(attribute)
+
+
+def _undocumented(documented: set[str]) -> list[str]:
+    """Public names that the reference does not have; a name that two modules offer may be under either."""
+    found = []
+    for module in api_reference.modules():
+        if (names := api_reference.names(module)) and module not in documented:
+            found.append(module)
+        for name in names:
+            thing = _object(f"{module}.{name}")
+            same = [d for d in documented if d.rpartition(".")[2] == name and _object(d) is thing]
+            if not same and not (isinstance(thing, ModuleType) and thing.__name__ in documented):
+                found.append(f"{module}.{name}")
+    return found
+
+
+def test_reference_has_every_public_name(documented: set[str]) -> None:
+    _report(_undocumented(documented))
+
+
+def test_reference_has_no_name_that_does_not_exist(documented: set[str]) -> None:
+    _report([name for name in sorted(documented) if _object(name) is None])
+
+
+def test_a_name_that_the_reference_lacks_is_noticed(documented: set[str]) -> None:
+    without = {name for name in documented if name.rpartition(".")[2] not in ("make", "STRICT")}
+    assert _undocumented(without) == ["modbp.make", "modbp.attr.make", "modbp.metrics.sanity.STRICT"]
+
+
+def test_overview_lists_every_module_with_names(root: Path) -> None:
+    overview = (root / "book/api/index.md").read_text(encoding="utf-8")
+    listed = re.findall(r"(?m)^   (modbp[\w.]+)$", overview)
+    # Beside the two packages that only hold others.
+    assert sorted([*listed, "modbp", "modbp.theory"]) == sorted(api_reference.modules())
+
+
+# ── What the book takes from the records ─────────────────────────────────────────────────────────────────────────
+
+
+def _text(html: str) -> str:
+    return unescape(re.sub(r"<[^>]+>", "", html))
+
+
+@pytest.fixture(scope="module")
+def rows(root: Path) -> list[Row]:
+    """The scorecard that the committed records give."""
+    return scorecard(records.read_folder(root / "records"))
+
+
+def test_the_scorecard_leads_to_the_cell_that_shows_each_verdict(built_book: Path, rows: list[Row]) -> None:
+    page = (built_book / "book/scorecard.html").read_text(encoding="utf-8")
+    problems = []
+    for row in rows:
+        label, claim_id = f"claim-{row.claim.id.lower()}", row.claim.id
+        if page.count(f'href="../notebooks/{row.walkthrough}.html#{label}"') < 2:
+            problems.append(f"the scorecard does not lead to the cell of {claim_id}")
+        walkthrough = (built_book / f"notebooks/{row.walkthrough}.html").read_text(encoding="utf-8")
+        _, found, behind = walkthrough.partition(f'id="{label}"')
+        if not found or f'"{claim_id}"' not in (cell := _text(behind.partition("</pre>")[0])) or "judge(" not in cell:
+            problems.append(f"{row.walkthrough}: behind #{label} is no cell that judges {claim_id}")
+    _report(problems)
+
+
+def test_the_scorecard_shows_every_number(built_book: Path, rows: list[Row]) -> None:
+    page = _text((built_book / "book/scorecard.html").read_text(encoding="utf-8"))
+    lines = " ".join(page.split())
+    problems = []
+    for row in rows:
+        for check in row.checks:
+            quantity, predicted, measured, verdict = (" ".join(part.split()) for part in check.printed())
+            if f"{quantity} {predicted} {measured} {MARKS[check.verdict]} {verdict}" not in lines:
+                problems.append(f"{row.claim.id}: {quantity} {predicted} {measured} {verdict}")
+    _report(problems)
+
+
+def test_a_walkthrough_opens_with_its_own_rows(built_book: Path, rows: list[Row]) -> None:
+    problems = []
+    for row in rows:
+        page = (built_book / f"notebooks/{row.walkthrough}.html").read_text(encoding="utf-8")
+        before_code = page.partition('class="cell docutils container"')[0]
+        link = f'href="../book/scorecard.html#{anchor(row)}"'
+        if link not in before_code or f"{MARKS[row.verdict]} {row.verdict}" not in _text(before_code):
+            problems.append(f"{row.walkthrough} does not open with {row.claim.id}")
+    _report(problems)
+
+
+def test_the_reference_of_rules_names_the_claims_of_every_method(built_book: Path) -> None:
+    page = _text((built_book / f"notebooks/{RULES}.html").read_text(encoding="utf-8"))
+    assert page.count("Claims that concern it") == len(METHODS)
+
+
+def test_nothing_is_left_to_fill(built_book: Path, pages: list[Document]) -> None:
+    left = re.compile(r"\{(measured|verdict|scorecard|which-map)[a-z-]*\}")
+    _report([p.name for p in pages if p.name.startswith("book/") and left.search(_text(p.path.read_text("utf-8")))])
 
 
 # ── In a browser ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -461,6 +683,147 @@ def test_theme_button_changes_the_theme(browser: Browser, served: str) -> None:
         before = page.evaluate("document.documentElement.dataset.mode")
         page.locator("button.theme-switch-button:visible").first.click()
         page.wait_for_function("before => document.documentElement.dataset.mode !== before", arg=before)
+    _report(problems)
+
+
+# What axe-core finds in markup of the theme, of Sphinx and of docutils; the selector says where, and all else is ours.
+NOT_OURS = {
+    "region": (
+        ".sidebar-primary-item *, .sidebar-primary-item",
+        "the theme's sidebar has its logo outside of a landmark",
+    ),
+    "aria-allowed-role": (".citation", "docutils gives entries of the bibliography a role that is no longer in use"),
+    "aria-deprecated-role": (".citation", "the same"),
+    "aria-required-children": (".citation-list", "the same: no item of the list has the role of one"),
+    "definition-list": (".sig dl", "Sphinx lists a long signature's parameters as <dd> without a <dt>"),
+}
+# Comparing colors takes axe-core a while for each element. Pages of the API reference have the same few kinds of
+# elements, and so have listings: one page stands for all of either.
+API, ONE_OF_API, LISTINGS = "book/api/", "book/api/attacks.html", "book/captum-limits.html"
+COLORS, ALL_ELSE = {"runOnly": ["color-contrast"]}, {"rules": {"color-contrast": {"enabled": False}}}
+
+VIOLATIONS = """([options, without, notOurs]) =>
+  axe.run({include: [['html']], exclude: without.map(s => [s])}, {resultTypes: ['violations'], ...options})
+    .then(found => found.violations.flatMap(v => v.nodes
+      .filter(n => !(v.id in notOurs && document.querySelector(n.target.at(-1))?.matches(notOurs[v.id])))
+      .map(n => `${v.id}: ${n.html.slice(0, 90)} ${n.failureSummary.split('\\n').at(-1)}`)))"""
+
+
+def _barriers(page: Page, options: dict[str, Any], without: list[str]) -> list[str]:
+    """Return what keeps somebody from reading the open page, by axe-core's rules."""
+    selectors = {rule: selector for rule, (selector, _) in NOT_OURS.items()}
+    return page.evaluate(VIOLATIONS, [options, without, selectors])
+
+
+@contextmanager
+def _without_formulas(browser: Browser, scheme: str, viewport: dict[str, int]) -> Iterator[Page]:
+    """Open a window in which TeX stays as it is: thousands of elements of MathJax's would take minutes."""
+    context = browser.new_context(viewport=viewport, color_scheme=scheme)
+    context.route("**/mathjax/**", lambda route: route.abort())
+    yield context.new_page()
+    context.close()
+
+
+@pytest.mark.parametrize(("scheme", "viewport"), [("light", DESKTOP), ("dark", DESKTOP), ("light", PHONE)])
+def test_pages_have_no_barriers(
+    browser: Browser, built_book: Path, pages: list[Document], scheme: str, viewport: dict[str, int]
+) -> None:
+    """By every rule of axe-core; in dark mode only colors differ, and on a phone few pages stand for all."""
+    few = ("book/introduction.html", "book/rules.html", ONE_OF_API, "notebooks/residual-clipping.html", "search.html")
+    problems = []
+    with _without_formulas(browser, scheme, viewport) as page:
+        for document in (d for d in pages if viewport == DESKTOP or d.name in few):
+            colors = not document.name.startswith(API) or document.name == ONE_OF_API
+            if not colors and scheme == "dark":
+                continue
+            page.goto((built_book / document.name).as_uri(), wait_until="load")
+            page.evaluate(AXE)
+            found = _barriers(page, ALL_ELSE, [".math"]) if scheme == "light" else []
+            if colors:
+                found += _barriers(page, COLORS, [".math"] if document.name == LISTINGS else [".math", "pre"])
+            problems += [f"{document.name}: {barrier}" for barrier in found]
+    _report(problems)
+
+
+def test_every_barrier_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    """A page with a fault of each kind must be reported with all of them."""
+    (tmp_path / "faulty.html").write_text(
+        """<!doctype html><html><head><title>Faults</title></head><body><main><h1>Faults</h1><h4>skipped</h4>
+        <img src="x.png"><a href="#"></a><input><button></button><p style="color: #999; background: #fff">pale</p>
+        <table><tr><th></th></tr><tr><td>1</td></tr></table><dl><dd>no term</dd></dl>
+        <div style="overflow: auto; width: 50px; height: 20px"><p style="width: 300px">wide and wide and wide</p></div>
+        </main><p>outside</p></body></html>""",
+        encoding="utf-8",
+    )
+    with _without_formulas(browser, "light", DESKTOP) as page:
+        page.goto((tmp_path / "faulty.html").as_uri())
+        page.evaluate(AXE)
+        found = _barriers(page, ALL_ELSE, [".math"]) + _barriers(page, COLORS, [".math", "pre"])
+    rules = {barrier.partition(":")[0] for barrier in found}
+    assert rules >= {
+        "button-name", "color-contrast", "definition-list", "empty-table-header", "heading-order", "html-has-lang",
+        "image-alt", "label", "link-name", "region", "scrollable-region-focusable",
+    }, rules  # fmt: skip
+
+
+# The first screen of a phone: where the heading and the beginning of the text are, and what lies over them.
+FIRST_SCREEN = """() => {
+  const main = document.querySelector('main');
+  const shown = e => e.getClientRects().length > 0 && getComputedStyle(e).visibility === 'visible';
+  const heading = [...main.querySelectorAll('h1')].find(shown);
+  const text = [...main.querySelectorAll('article p, #search-results p, p')].find(
+    e => shown(e) && e.textContent.trim().length > 40 && !e.closest('nav, .admonition, figure, header'));
+  const problems = [];
+  for (const [name, e] of [['heading', heading], ['text', text]]) {
+    if (!e) { problems.push(`it has no ${name}`); continue; }
+    const lines = document.createRange();
+    lines.selectNodeContents(e);
+    const box = lines.getClientRects()[0], width = document.scrollingElement.clientWidth;
+    if (box.top < 0 || box.bottom > innerHeight) problems.push(`the ${name} begins at ${Math.round(box.top)} px`);
+    if (box.left < 0 || box.right > width + 1) problems.push(`the ${name} reaches from ${box.left} to ${box.right} px`);
+    const size = getComputedStyle(e).fontSize;
+    if (parseFloat(size) < 15) problems.push(`the ${name} is of ${size}`);
+    for (const x of [box.left + 2, (box.left + box.right) / 2, box.right - 2]) {
+      const top = document.elementFromPoint(x, (box.top + box.bottom) / 2);
+      if (top && !e.contains(top) && !top.contains(e))
+        problems.push(`the ${name} is under ${top.cloneNode().outerHTML}`);
+    }
+  }
+  return problems;
+}"""
+
+
+def test_first_screen_of_a_phone_is_readable(browser: Browser, built_book: Path, pages: list[Document]) -> None:
+    problems = []
+    context = browser.new_context(viewport=PHONE)
+    page = context.new_page()
+    for document in (d for d in pages if "/" in d.name):  # what is not a generated list
+        page.goto((built_book / document.name).as_uri(), wait_until="load")
+        problems += [f"{document.name}: {p}" for p in page.evaluate(FIRST_SCREEN)]
+    page.set_content(
+        "<main><h1>A heading</h1><p style='font-size: 10px; position: absolute; left: -50px; top: 900px'>Much too"
+        " small, and nowhere near the first screen of anybody.</p></main><div style='position: fixed; inset: 0'></div>"
+    )
+    assert len(page.evaluate(FIRST_SCREEN)) >= 4, "a control that has every fault"
+    context.close()
+    _report(problems)
+
+
+WITHOUT_CAPTION = {"minus.png": "the toggle of Sphinx's index of modules"}
+
+UNCAPTIONED = """() => [...document.querySelectorAll('main article img')].filter(
+  i => !(i.closest('figure')?.querySelector('figcaption')?.textContent.trim())).map(i => i.getAttribute('src'))"""
+
+
+def test_every_picture_has_a_caption(browser: Browser, built_book: Path, pages: list[Document]) -> None:
+    problems = []
+    with _without_formulas(browser, "light", DESKTOP) as page:
+        for document in pages:
+            page.goto((built_book / document.name).as_uri(), wait_until="load")
+            sources = page.evaluate(UNCAPTIONED)
+            problems += [f"{document.name}: {s[:80]}" for s in sources if Path(s).name not in WITHOUT_CAPTION]
+        page.set_content("<main><article><img src='a.png'><figure><img src='b.png'></figure></article></main>")
+        assert page.evaluate(UNCAPTIONED) == ["a.png", "b.png"], "a control without captions"
     _report(problems)
 
 

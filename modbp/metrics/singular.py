@@ -245,7 +245,7 @@ def mean_active_input(sums: Sums) -> Tensor:
     Parameters
     ----------
     sums : Sums
-        Of `modbp.patterns.PatternEstimator.sums`.
+        From the attribute `sums` of a `modbp.patterns.PatternEstimator`.
 
     Returns
     -------

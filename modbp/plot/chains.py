@@ -32,7 +32,7 @@ def step_of_multipliers(rule: LinearRule, weight: Tensor, delta: Tensor, up: Ten
     Parameters
     ----------
     rule : callable
-        Of `modbp.rules.deeplift`: `Linear()`, `DecoupledCode()` or `DecoupledText()`.
+        Of `modbp.rules`: `Linear()`, `DecoupledCode()` or `DecoupledText()`.
     weight : Tensor, shape (outputs, inputs)
     delta : Tensor, shape (inputs,)
         The inputs' differences from the reference.

@@ -26,7 +26,7 @@ def phases(
     Parameters
     ----------
     rates : mapping from title to mapping from (width, parameter) to float
-        By how much 1 − |cos| falls per factor. One panel each.
+        By how much `1 − |cos|` falls per factor. One panel each.
     boundaries : mapping from title to (widths, parameters)
         The law's line, by panel.
     xlabel : str

@@ -32,7 +32,7 @@ class Linear:
     """The linear rule: a positive multiplier meets what raises the output, a negative one what lowers it.
 
     m_j = Σ_k (w⁺ m⁺ + w⁻ m⁻) where Δx_j > 0, Σ_k (w⁻ m⁺ + w⁺ m⁻) where Δx_j < 0, and their mean where Δx_j = 0. With
-    s = (m⁺ + m⁻)/2 and t = (m⁺ − m⁻)/2 all three are Wᵀ s + sign(Δx) |W|ᵀ t. It is both multipliers of the input.
+    s = (m⁺ + m⁻)/2 and t = (m⁺ − m⁻)/2 all three are `Wᵀ s + sign(Δx) |W|ᵀ t`. It is both multipliers of the input.
     Source: Shrikumar et al. (2017), section 3.5.1.
 
     Examples

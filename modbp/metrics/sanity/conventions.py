@@ -103,9 +103,13 @@ SIGNED = Convention(sign="as_is")
 """The right data range, and a flipped sign counts as a difference."""
 
 CONVENTIONS = (STRICT, PAPER, SIGNED)
+"""The conventions of the structural similarity that tables have side by side."""
 
 SPEARMAN, SPEARMAN_ABSOLUTE, COSINE = "Spearman, signed", "Spearman, absolute", "cosine"
+"""What tables call the measures that need no convention."""
+
 ENTROPY_RISE = "rise of entropy"
+"""What tables call the growth of the entropy of a map's histogram, as a share of that of the trained network's map."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ANOTHER_CLASS = "another class"
+"""What a map is compared with: the same method's map of another class."""
 
 
 def random_logit(

@@ -35,6 +35,7 @@ TRAINED = "trained"
 """The stage at which nothing is random; rows of controls have it."""
 
 TRAINED_NETWORK = "the trained network"
+"""What a map is compared with: the same method's map of the network before anything was random."""
 
 
 def parameter_randomization(

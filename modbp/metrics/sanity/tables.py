@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 ITSELF_NEGATED, ITSELF_SHUFFLED, OTHER_NOISE = "its own negative", "its own pixels shuffled", "other noise"
+"""What a control compares a map with: the map times −1, its pixels in another order, or independent noise."""
+
 PER_IMAGE = ("image", "target", "other", "value", "state")
 """Columns that tell images apart; `medians` takes all others for its groups."""
 

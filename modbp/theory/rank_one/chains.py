@@ -106,7 +106,7 @@ SERIES: Mapping[str, Series] = {
 
 
 def disagreement(signals: Tensor) -> Tensor:
-    r"""Return 1 − |cos| of every two different signals, resolved far below the rounding error of 1.
+    r"""Return `1 − |cos|` of every two different signals, resolved far below the rounding error of 1.
 
     For unit vectors that is half the squared distance to the nearer of v and −v, in which nothing cancels.
 
@@ -132,7 +132,7 @@ def disagreement(signals: Tensor) -> Tensor:
 
 
 def with_self_pairs(mean: Tensor, vectors: int) -> Tensor:
-    """Return the mean of 1 − |cos| over all pairs including each vector with itself, from that over distinct pairs.
+    """Return the mean of `1 − |cos|` over all pairs including each vector with itself, from that over distinct pairs.
 
     The paper's simulation counts them (read in its code). Of m(m + 1)/2 pairs m are then zero.
 

@@ -1,6 +1,6 @@
 r"""Rules with negative entries: they align all the same, while the spread of entries is small against their mean.
 
-The number that decides is the energy t of a column around the mean column. Below 1 the median of 1 − |cos| falls by
+The number that decides is the energy t of a column around the mean column. Below 1 the median of `1 − |cos|` falls by
 about t per factor; above 1 nothing aligns within a few factors. For independent entries of mean μ and variance σ² and n
 terms in the backward sum, :math:`t=\sigma^2/(\mu^2n)`.
 """
@@ -18,10 +18,10 @@ from torch import Tensor
 from modbp.errors import InputError
 
 MEAN_CONSTANT = 2 * math.sqrt(2 / math.pi)
-"""The mean of 1 − |cos| is about this times A, the noise over the signal (ours, prop-mean-median)."""
+"""The mean of `1 − |cos|` is about this times A, the noise over the signal (ours, prop-mean-median)."""
 
 MEDIAN_CONSTANT = 2 / NormalDist().inv_cdf(0.75) ** 2
-"""The median of 1 − |cos| is about this, 4.40, times A² (ours, prop-mean-median)."""
+"""The median of `1 − |cos|` is about this, 4.40, times A² (ours, prop-mean-median)."""
 
 QUANTILES = 512
 """Over how many quantiles of a start vector's sum `median_law` takes its median."""
@@ -231,7 +231,7 @@ def second_moments(mean: float, variance: float, outputs: int, inputs: int) -> T
 
 
 def median_law(energy: float, width: float, factors: int) -> float:
-    r"""Return the median of 1 − |cos| that two Gaussian start vectors are predicted to have after L factors.
+    r"""Return the median of `1 − |cos|` that two Gaussian start vectors are predicted to have after L factors.
 
     With the start vectors' sums :math:`\sqrt n\,g_i`, :math:`g_i\sim N(0,1)`, and :math:`y_{12}=\sum_{k=1}^Lt^k`,
 
@@ -298,7 +298,7 @@ def lyapunov_gap(width: int) -> float:
 
     .. math:: \gamma_1-\gamma_2=\tfrac12\Big(\psi\big(\tfrac n2\big)-\psi\big(\tfrac{n-1}2\big)\Big)\approx\frac1{2n}
 
-    Source: Newman (1986), for the exponents; 1 − |cos| then falls by about :math:`e^{-1/n}` per factor (ours,
+    Source: Newman (1986), for the exponents; `1 − |cos|` then falls by about :math:`e^{-1/n}` per factor (ours,
     rem-gaussian).
 
     Parameters
@@ -350,7 +350,7 @@ def late_rate(values: Tensor, window: int = 3) -> Tensor:
 
 
 def rate_of_median(disagreement: Tensor, energy: float, width: float) -> Tensor:
-    r"""Return the late rate of the median of 1 − |cos|, to be compared with t.
+    r"""Return the late rate of the median of `1 − |cos|`, to be compared with t.
 
     Over the three factors that end six behind :math:`L^*` of `factors_until_visible`, so that alignment has begun, and
     rounding has not; or over the last three, where there are not as many. Source: ours (law-rate).

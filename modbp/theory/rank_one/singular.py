@@ -157,7 +157,7 @@ def cone_bound(ratio: float, overlap: float, factors: int) -> float:
 
 
 def bulk_rate(ratio: float, overlap: float) -> float:
-    r"""Return by how much 1 − |cos| shrinks per factor with an isotropic bulk, about :math:`1/(r\kappa)^2`.
+    r"""Return by how much `1 − |cos|` shrinks per factor with an isotropic bulk, about :math:`1/(r\kappa)^2`.
 
     Above 1 there is no alignment within a few factors. Source: ours, heuristic (law-bulk).
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 Mask = Callable[[Tensor, Tensor], Tensor]
+"""A function of the signal R at a ReLU and its pre-activation z: what it hands down."""
 
 MASKS: Mapping[str, Mask] = MappingProxyType(
     {
