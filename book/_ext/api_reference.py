@@ -17,12 +17,13 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from docutils.nodes import Element, TextElement
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains import Domain
+from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.ext.autodoc import DataDocumenter
 from sphinx.pycode import ModuleAnalyzer
@@ -89,9 +90,13 @@ def _link(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextE
     module, _, name = target.rpartition(".")
     if node.get("refdomain") != "py" or not (module.startswith(PACKAGE) or (not module and name[:1].isupper())):
         return None
-    same = {id(_object(entry[0])): entry for entry in env.get_domain("py").find_obj(env, None, None, name, None, 1)}
+    same = {id(_object(entry[0])): entry for entry in _python(env).find_obj(env, None, None, name, None, 1)}
     entry = same.get(id(_object(target))) if module else next(iter(same.values())) if len(same) == 1 else None
     return entry and make_refnode(app.builder, node["refdoc"], entry[1].docname, entry[1].node_id, content, target)
+
+
+def _python(env: BuildEnvironment) -> PythonDomain:
+    return cast(PythonDomain, env.get_domain("py"))
 
 
 def _object(name: str) -> Any:
