@@ -90,7 +90,7 @@ def _link(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: TextE
     module, _, name = target.rpartition(".")
     if node.get("refdomain") != "py" or not (module.startswith(PACKAGE) or (not module and name[:1].isupper())):
         return None
-    same = {id(_object(entry[0])): entry for entry in _python(env).find_obj(env, None, None, name, None, 1)}
+    same = {id(_object(entry[0])): entry for entry in _python(env).find_obj(env, "", "", name, None, 1)}
     entry = same.get(id(_object(target))) if module else next(iter(same.values())) if len(same) == 1 else None
     return entry and make_refnode(app.builder, node["refdoc"], entry[1].docname, entry[1].node_id, content, target)
 
