@@ -8,13 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from processes import alive, start, wait_for
 
 from modbp import __version__, claims, cli, notebooks
 
@@ -174,7 +174,7 @@ def test_a_misspelled_walkthrough_brings_the_nearest_names(
 def test_without_the_repository_only_a_path_is_allowed(
     folder: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notebooks, "FOLDER", folder)
+    monkeypatch.setattr(notebooks.reading, "FOLDER", folder)
     line = refused(["run", "csc-vgg16"], capfd)
     assert line == "modbp: the walkthrough 'csc-vgg16' does not exist; allowed is the path of a notebook."
 
@@ -292,7 +292,7 @@ def test_a_value_out_of_range_stops_before_a_kernel_starts(
 
 def test_what_is_read_of_the_ranges_is_what_a_walkthrough_checks(root: Path) -> None:
     for path in (root / "notebooks").glob("*.ipynb"):
-        ranges = notebooks._ranges(path)
+        ranges = notebooks.reading._ranges(path)
         assert {"seed", "results"} <= set(ranges) <= set(notebooks.parameters(path)), path
         assert notebooks.check(path, notebooks.parameters(path)) == notebooks.parameters(path)
 
@@ -370,9 +370,7 @@ def test_a_stopped_run_leaves_no_file_and_no_kernel(
     number: signal.Signals, status: int, said: str, when: str, write: Write, folder: Path
 ) -> None:
     write("import os, time, pathlib\npathlib.Path('pid').write_text(str(os.getpid()))\ntime.sleep(600)")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "modbp.cli", "run", "demo.ipynb"], stderr=subprocess.PIPE, text=True
-    )
+    running = start("run", "demo.ipynb")
     wait_for(lambda: list(folder.glob("pid" if when == "busy" else ".demo.run.*")))
     running.send_signal(number)
     _, error = running.communicate(timeout=60)
@@ -381,21 +379,6 @@ def test_a_stopped_run_leaves_no_file_and_no_kernel(
     if when == "busy":
         pid = int((folder / "pid").read_text())
         wait_for(lambda: not alive(pid))
-
-
-def wait_for(happened: Callable[[], Any], seconds: float = 60) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_an_interruption(

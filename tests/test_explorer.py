@@ -374,7 +374,8 @@ def page(browser: Browser, alone: str, request: pytest.FixtureRequest) -> Iterat
     with _watched(browser, alone.rpartition("book/")[0], request.param, problems) as opened:
         opened.goto(alone)
         yield opened
-    assert problems == []
+    # A picture that is no longer wanted, because the test went on to another address, is no fault.
+    assert [p for p in problems if "ERR_ABORTED" not in p] == []
 
 
 def settled(page: Page) -> None:

@@ -7,8 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from processes import alive, start, wait_for
 
 from modbp import cli, grid, notebooks, records
 from modbp.errors import InputError
@@ -61,27 +60,6 @@ def pairs(*stems: str) -> list[str]:
 
 def stamps(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir() if path.name != "table.csv"}
-
-
-def wait_for(happened: Callable[[], Any], seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits for its parent to notice its end does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command in a process of its own."""
-    whole = [sys.executable, "-m", "modbp.cli", *command(*arguments)]
-    return subprocess.Popen(whole, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 # What is planned
@@ -372,7 +350,7 @@ def test_an_interrupted_grid_keeps_what_is_finished_and_goes_on_from_there(
     write(folder, SLOW)
     out = folder / "out"
     given = ["--grid", "n", "1", "2", "--grid", "word", "a", "b", "--jobs", jobs]
-    running = start(*given)
+    running = start(*command(*given))
     slow = ["pid.a", "pid.b"][: int(jobs)]
     wait_for(lambda: all((folder / name).exists() and (folder / name).read_text() for name in slow))
     running.send_signal(number)
@@ -397,10 +375,10 @@ def test_an_interrupted_grid_keeps_what_is_finished_and_goes_on_from_there(
 def test_a_killed_grid_leaves_nothing_that_is_taken_for_finished(folder: Path) -> None:
     write(folder, SLOW)
     out = folder / "out"
-    running = start("--grid", "n", "1", "2")
+    running = start(*command("--grid", "n", "1", "2"))
     wait_for(lambda: (folder / "pid.a").exists() and (folder / "pid.a").read_text())
     # Meanwhile the folder is taken.
-    second = start("--grid", "n", "1", "2")
+    second = start(*command("--grid", "n", "1", "2"))
     _, error = second.communicate(timeout=60)
     assert second.returncode == 2
     assert error == f"modbp: another grid is running in '{out}'; allowed is another folder, or to wait for it.\n"
@@ -437,7 +415,7 @@ def test_a_copy_without_a_whole_mark_is_not_finished(
     elif damage == "of another run":
         content = json.loads(second.notebook.read_text())
     elif damage == "of another version":
-        monkeypatch.setattr(notebooks, "__version__", "0.0.0")
+        monkeypatch.setattr(notebooks.running, "__version__", "0.0.0")
     first.notebook.write_text(text[:-100] if damage == "half" else json.dumps(content))
     assert not first.finished
     assert second.finished == (damage != "of another version")

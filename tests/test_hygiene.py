@@ -38,7 +38,7 @@ REGISTRIES = [
 
 WITHOUT_EXAMPLES = {
     "modbp.errors": {"InputError", "UnsupportedModelError"},
-    "modbp.notebooks": {"NotebookError", "run", "notes"},  # both need a kernel, or a notebook that had one
+    "modbp.notebooks.running": {"NotebookError", "run", "notes"},  # both need a kernel, or a notebook that had one
     "modbp.zoo": {"Network"},  # a protocol
     "modbp.rules.relu": {"ReLURule"},  # a protocol
     "modbp.rules.relevance": {"RelevanceRule"},  # a protocol

@@ -17,6 +17,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from docutils.nodes import Element, TextElement
@@ -34,11 +35,12 @@ LONGEST_VALUE = 100
 
 
 class ShortData(DataDocumenter):
-    """A constant with its value, if that is short."""
+    """A constant with its value, if that is short and no folder of the machine that built the book."""
 
     def should_suppress_value_header(self) -> bool:
         """Whether to leave the value out."""
-        return len(repr(self.object)) > LONGEST_VALUE or super().should_suppress_value_header()
+        hidden = isinstance(self.object, Path) or len(repr(self.object)) > LONGEST_VALUE
+        return hidden or super().should_suppress_value_header()
 
 
 def modules(name: str = PACKAGE) -> Iterator[str]:

@@ -270,7 +270,7 @@ def _counts(rows: Iterable[Row]) -> str:
         for kind, counted in (("claims", claims), ("numbers", numbers))
         for paper in PAPERS
     ]
-    return _table(("", *(_verdict(verdict) for verdict in Verdict)), lines)
+    return _table(("Paper", *(_verdict(verdict) for verdict in Verdict)), lines)
 
 
 def _which_map(rows: Sequence[Row]) -> str:
