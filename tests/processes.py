@@ -12,7 +12,7 @@ from typing import Any
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    """Start the command `modbp`, stopped by the signals that stop it at a terminal: `nohup`, say, lets it ignore some."""
+    """Start the command `modbp`, to be stopped by the signals of a terminal even where `nohup` ignores them."""
 
     def as_at_a_terminal() -> None:
         for name in ("SIGINT", "SIGTERM", "SIGHUP"):
