@@ -261,6 +261,7 @@ def is_finished(path: Path, output: Path, given: Mapping[str, Any] | None = None
 
     Examples
     --------
+    >>> from modbp.notebooks import find
     >>> is_finished(find("csc-vgg16"), Path("no-such-file.ipynb"))
     False
     """
