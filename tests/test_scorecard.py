@@ -313,6 +313,9 @@ def test_the_reference_of_rules_names_the_claims_of_each() -> None:
     assert "[N1](#scorecard-n1) (confirmed)" in cells[2].source
     assert "none that predicts a number of it" in cells[4].source
     assert len(cells) == 5
+    longer = row_of(quantity="x, input_x_gradient")
+    assert "none that predicts" in book.concerning([longer], "gradient")
+    assert "(confirmed)" in book.concerning([longer], "input_x_gradient")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
