@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from modbp.claims import LEDGER, Prediction, Verdict
+from modbp.claims import LEDGER, Check, Verdict, count
 from modbp.errors import InputError, first_line
 from modbp.files import expand, replacing
 from modbp.walkthrough import OWN_KEYS, check_writable
@@ -81,7 +80,7 @@ def _fault(record: Any) -> str:
         try:
             Verdict(judged["verdict"])
             for check in judged["checks"]:
-                _row(check)
+                Check.from_json(check)
         except (KeyError, TypeError, ValueError):
             return f"its verdict on {claim_id!r} is not whole"
     return ""
@@ -180,8 +179,7 @@ def table(
             judged = record["verdicts"][claim_id]
             head = {"walkthrough": record["walkthrough"], **own, "claim": claim_id}
             if each == "claim":
-                found = [check["verdict"] for check in judged["checks"]]
-                counts = ", ".join(f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found)
+                counts = count(Verdict(check["verdict"]) for check in judged["checks"])
                 rows.append({**head, "verdict": judged["verdict"], "numbers behind it": counts})
             else:
                 rows += [{**head, **_row(check)} for check in judged["checks"]]
@@ -221,17 +219,9 @@ def _cell(value: Any) -> Any:
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
 
-def _row(check: Mapping[str, Any]) -> dict[str, Any]:
-    low, high = check["predicted"]
-    predicted = Prediction(-math.inf if low is None else low, math.inf if high is None else high)
-    measured, spread = (math.nan if check[key] is None else float(check[key]) for key in ("measured", "spread"))
-    return {
-        "quantity": str(check["quantity"]),
-        "predicted": str(predicted),
-        "measured": measured,
-        "spread": spread,
-        "verdict": str(Verdict(check["verdict"])),
-    }
+def _row(kept: Mapping[str, Any]) -> dict[str, Any]:
+    check = Check.from_json(kept)
+    return {**vars(check), "predicted": str(check.predicted), "verdict": str(check.verdict)}
 
 
 def write_table(path: str | Path, table: pd.DataFrame) -> Path:

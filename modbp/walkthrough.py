@@ -292,12 +292,14 @@ class Walkthrough:
             raise InputError(f"claim {forgotten[0]} was not judged; every claim of a walkthrough gets a verdict.")
         rows = []
         for claim_id, checks in self._checks.items():
-            verdict = claims.overall(c.verdict for c in checks)
-            rows.append((claim_id, self._claims[claim_id].statement, str(verdict), claims.count(checks)))
+            verdicts = [c.verdict for c in checks]
+            overall, counted = str(claims.overall(verdicts)), claims.count(verdicts)
+            rows.append((claim_id, self._claims[claim_id].statement, overall, counted))
+        record = self.record()
         if getattr(self.parameters, "results", ""):
-            write_record(self.parameters.results, self.record())
+            write_record(self.parameters.results, record)
         if folder := os.environ.get(RECORDS):
-            write_record(Path(folder, f"{self.name}.json"), self.record())
+            write_record(Path(folder, f"{self.name}.json"), record)
         return table(rows, ["claim", "statement", "verdict", "numbers behind it"])
 
     def record(self) -> dict[str, Any]:
@@ -312,16 +314,7 @@ class Walkthrough:
         verdicts = {
             claim_id: {
                 "verdict": str(claims.overall(c.verdict for c in checks)),
-                "checks": [
-                    {
-                        "quantity": c.quantity,
-                        "predicted": [_finite(c.predicted.low), _finite(c.predicted.high)],
-                        "measured": _finite(c.measured),
-                        "spread": _finite(c.spread),
-                        "verdict": str(c.verdict),
-                    }
-                    for c in checks
-                ],
+                "checks": [c.as_json() for c in checks],
             }
             for claim_id, checks in self._checks.items()
         }

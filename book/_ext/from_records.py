@@ -182,7 +182,11 @@ def _opening(rows: Iterable[Row]) -> str:
     return _table(
         ("Claim", "Verdict at the defaults", "Numbers behind it"),
         [
-            (f"{_link(row)} {row.claim.statement}", _verdict(row.verdict), f"[{count(row.checks)}]({_cell(row)})")
+            (
+                f"{_link(row)} {row.claim.statement}",
+                _verdict(row.verdict),
+                _shown(row, count(check.verdict for check in row.checks)),
+            )
             for row in rows
         ],
     )
@@ -235,7 +239,7 @@ def _overview(rows: Iterable[Row]) -> str:
                 f"{_link(row)} {row.claim.statement}",
                 row.claim.provenance,
                 _verdict(row.verdict),
-                f"[{row.walkthrough}]({_cell(row)})",
+                _shown(row),
             )
             for row in rows
         ],
@@ -245,18 +249,13 @@ def _overview(rows: Iterable[Row]) -> str:
 def _details(row: Row) -> str:
     claim = row.claim
     images = f"{len(row.images)} images ({', '.join(row.images)})" if row.images else "no image"
-    numbers = [
-        (quantity, predicted, measured, _verdict(check.verdict))
-        for check in row.checks
-        for quantity, predicted, measured, _ in [check.printed()]
-    ]
+    numbers = [(*check.printed()[:3], _verdict(check.verdict)) for check in row.checks]
     return "\n\n".join(
         [
             f"{claim.statement} [{claim.paper}: {claim.provenance}.]{{.provenance}}",
             f"*Predicted:* {claim.expected}.",
             _table(("Quantity", "Predicted", "Measured", "Verdict"), numbers),
-            f"*Its page rests on* weights {', '.join(row.weights) or 'none'}; {images}."
-            f" *Shown in* [{row.walkthrough}]({_cell(row)}).",
+            f"*Its page rests on* weights {', '.join(row.weights) or 'none'}; {images}. *Shown in* {_shown(row)}.",
         ]
     )
 
@@ -305,8 +304,9 @@ def _link(row: Row) -> str:
     return f"[{row.claim.id}](#{anchor(row)})"
 
 
-def _cell(row: Row) -> str:
-    return f"#claim-{row.claim.id.lower()}"
+def _shown(row: Row, said: str = "") -> str:
+    """A link to the cell that judges a claim."""
+    return f"[{said or row.walkthrough}](#claim-{row.claim.id.lower()})"
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -133,12 +133,12 @@ def overall(verdicts: Iterable[Verdict]) -> Verdict:
     return tested.pop() if len(tested) == 1 else Verdict.IN_PART
 
 
-def count(checks: Iterable[Check]) -> str:
-    """Return how many checks have which verdict, in words.
+def count(verdicts: Iterable[Verdict]) -> str:
+    """Return how often each verdict was given, in words.
 
     Parameters
     ----------
-    checks : iterable of Check
+    verdicts : iterable of Verdict
 
     Returns
     -------
@@ -146,9 +146,8 @@ def count(checks: Iterable[Check]) -> str:
 
     Examples
     --------
-    >>> from modbp.claims.predictions import about
-    >>> count([check("x", about(0.5, 0.1), 0.5), check("y", about(0.5, 0.1), 0.9)])
-    '1 confirmed, 1 not confirmed'
+    >>> count([Verdict.NOT_CONFIRMED, Verdict.CONFIRMED, Verdict.CONFIRMED])
+    '2 confirmed, 1 not confirmed'
     """
-    verdicts = [c.verdict for c in checks]
-    return ", ".join(f"{n} {v}" for v in Verdict if (n := verdicts.count(v)))
+    given = list(verdicts)
+    return ", ".join(f"{n} {v}" for v in Verdict if (n := given.count(v)))

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from modbp.errors import InputError
 from modbp.formatting import decimals, number, plus_minus
@@ -147,6 +148,56 @@ class Check:
     measured: float
     spread: float
     verdict: Verdict
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the check as records keep it, which is how `from_json` reads it: what is not finite is null.
+
+        Returns
+        -------
+        dict
+        """
+
+        def finite(value: float) -> float | None:
+            return value if math.isfinite(value) else None
+
+        return {
+            "quantity": self.quantity,
+            "predicted": [finite(self.predicted.low), finite(self.predicted.high)],
+            "measured": finite(self.measured),
+            "spread": finite(self.spread),
+            "verdict": str(self.verdict),
+        }
+
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> Check:
+        """Return the check that a record keeps.
+
+        Parameters
+        ----------
+        kept : mapping
+            From `as_json`.
+
+        Returns
+        -------
+        Check
+
+        Raises
+        ------
+        KeyError, TypeError, ValueError
+            If it is not whole.
+        """
+
+        def number(value: Any, missing: float) -> float:
+            return missing if value is None else float(value)
+
+        low, high = kept["predicted"]
+        return cls(
+            str(kept["quantity"]),
+            Prediction(-math.inf if low is None else low, math.inf if high is None else high),
+            number(kept["measured"], math.nan),
+            number(kept["spread"], math.inf),
+            Verdict(kept["verdict"]),
+        )
 
     def printed(self) -> tuple[str, str, str, str]:
         """Return the row that tables print: quantity, predicted, measured, verdict, as in `CHECK_COLUMNS`.

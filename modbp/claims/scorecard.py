@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -97,11 +96,9 @@ def _checks(claim: Claim, judged: Mapping[str, Any], name: str) -> Iterator[Chec
             f"the record of {name} holds other quantities for claim {claim.id} than the ledger; run {name} again."
         )
     for quantity, predicted in claim.predictions.items():
-        row = written[quantity]
-        measured = math.nan if row["measured"] is None else row["measured"]
-        found = check(quantity, predicted, measured, math.inf if row["spread"] is None else row["spread"])
-        ends = [None if math.isinf(end) else end for end in (predicted.low, predicted.high)]
-        if row["predicted"] != ends or row["verdict"] != found.verdict:
+        kept = Check.from_json(written[quantity])
+        found = check(quantity, predicted, kept.measured, kept.spread)
+        if (kept.predicted, kept.verdict) != (found.predicted, found.verdict):
             raise InputError(
                 f"the record of {name} has another prediction or verdict for {quantity!r} of claim {claim.id} than"
                 f" follows from the ledger; run {name} again."
