@@ -118,7 +118,7 @@ def load(
         meta = _imagenet_meta()
         state = download(torchvision().models.VGG16_Weights.IMAGENET1K_V1, EMBEDDED)
     else:
-        state = _read_state(expand(weights))
+        state = read_state(expand(weights))
         meta = _meta_for(state, source)
     network = _vgg16(state, source)
     kind = preprocessing or ("caffe" if source in (EMBEDDED, RANDOM) else "torchvision")
@@ -407,7 +407,30 @@ def download(weights: Any, instead: str) -> Mapping[str, Tensor]:
         ) from None
 
 
-def _read_state(path: Path) -> Mapping[str, Tensor]:
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """Return the state dict in a file; nothing in it is executed.
+
+    Parameters
+    ----------
+    path : Path
+        `.safetensors`, or what `torch.save` wrote, which is loaded with `weights_only=True`.
+
+    Returns
+    -------
+    mapping from str to Tensor
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or it holds anything else.
+
+    Examples
+    --------
+    >>> read_state(Path("no-such-file.pt"))
+    Traceback (most recent call last):
+        ...
+    modbp.errors.InputError: weights is 'no-such-file.pt', and there is no such file; allowed are ...
+    """
     if not path.is_file():
         raise InputError(f"weights is '{path}', and there is no such file; {_ALLOWED}.")
     try:
