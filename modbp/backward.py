@@ -7,6 +7,7 @@ A rule is a custom backward of an operation, and an attribution is ordinary auto
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -163,16 +164,21 @@ class Trace:
         Passed to the model behind the inputs, as in Captum.
     baselines : number, Tensor, or tuple of them, optional
         For DeepLIFT, the reference input: of the input's shape, or broadcastable to it. By default zero.
+    beside : iterable of Composite, default ()
+        Others of the same family (`Composite.family`), which share the forward pass.
 
     Attributes
     ----------
     output : Tensor
         What the model returned, shape (batch, ...).
+    beside : tuple of Trace
+        For each composite beside the first, the trace that it would have alone. All walk one graph, each with its own
+        rules, and a call with `keep=False` gives it up for all. Threads that walk it take turns.
 
     Raises
     ------
     InputError
-        If the inputs or a layer's name are not usable.
+        If the inputs or a layer's name are not usable, or a composite is of another family.
     UnsupportedModelError
         If the composite's rules would not act on this model as they are meant to.
 
@@ -194,22 +200,39 @@ class Trace:
         layers: Iterable[str] = (),
         additional_forward_args: Any = None,
         baselines: Any = None,
+        beside: Iterable[Composite] = (),
     ) -> None:
+        others = tuple(beside)
+        stranger = next((c for c in others if c.family != composite.family), None)
+        if stranger is not None:
+            raise InputError(
+                f"beside holds {stranger.name}, whose family is {stranger.family}; allowed is that of {composite.name},"
+                f" {composite.family}."
+            )
         self._tuple_given = isinstance(inputs, tuple)
         model = getattr(model, "_orig_mod", model)  # what torch.compile was given
         points = [name for name in dict.fromkeys(layers) if name not in (INPUT, OUTPUT)]
         recorder = Recorder(model, [name.rpartition(":")[0] or name for name in points])
-        check_model(model, composite, recorder)
+        for one in (composite, *others):
+            check_model(model, one, recorder)
         # Detached, so that the caller's tensors keep their flags.
         self._inputs = tuple(x.detach().requires_grad_() for x in check_inputs(inputs))
 
         references = check_baselines(baselines, inputs) if composite.compares else ()
-        mode = _substitution(composite, recorder, references)
+        mode = _substitution(composite, recorder, references, others)
         self._entered, output = run(model, self._inputs, mode, recorder, additional_forward_args)
-        self._multiply, self._chains = composite.multiply, composite.chains
+        self._composite, self._number, self._turns = composite, 0, mode.turns
         self._differences = mode if isinstance(mode, DifferenceSubstitution) else None
         self.output: Tensor = output
         self._points: dict[str, Tensor] = {name: _recorded(name, recorder.outputs) for name in points}
+        self.beside: tuple[Trace, ...] = ()
+        self.beside = tuple(self._of(number, other) for number, other in enumerate(others, start=1))
+
+    def _of(self, number: int, composite: Composite) -> Trace:
+        """Return the same forward pass as another of its composites walks it."""
+        view = copy.copy(self)
+        view._number, view._composite = number, composite
+        return view
 
     def activation(self, layer: str) -> Tensor:
         """Return a recorded layer's output in the forward pass, shape (batch, ...), without its graph."""
@@ -276,19 +299,23 @@ class Trace:
         points = {name: _as_tuple(self._point(name)) for name in names}
         flat = [t for tensors in points.values() for t in tensors]
         sources, ends = [source], list(flat)
-        if self._differences is not None and self._chains == 2:
+        if self._differences is not None and self._composite.chains == 2:
             sources, ends = sources + self._twins(sources), ends + self._twins(flat)
         try:
-            grads = torch.autograd.grad(
-                sources, ends, [start] * len(sources), retain_graph=keep, is_grads_batched=batched, allow_unused=True
-            )
+            with self._turns.of(self._number):
+                grads = torch.autograd.grad(
+                    *(sources, ends, [start] * len(sources)),
+                    retain_graph=keep,
+                    is_grads_batched=batched,
+                    allow_unused=True,
+                )
         except RuntimeError as error:
             if "second time" not in str(error):
                 raise
             raise InputError(
                 "the graph was given up by an earlier call with keep=False; allowed is keep=True."
             ) from None
-        products = self._multiply if multiply is None else multiply
+        products = self._composite.multiply if multiply is None else multiply
         found: dict[str, Any] = {}
         place = 0
         for name, tensors in points.items():
@@ -377,12 +404,14 @@ def run(
     return copies, output
 
 
-def _substitution(composite: Composite, recorder: Recorder, references: tuple[Tensor, ...]) -> Substitution:
+def _substitution(
+    composite: Composite, recorder: Recorder, references: tuple[Tensor, ...], beside: Sequence[Composite]
+) -> Substitution:
     if composite.compares:
-        return DifferenceSubstitution(composite, recorder.layer, recorder.owners(), references)
+        return DifferenceSubstitution(composite, recorder.layer, recorder.owners(), references, beside)
     if composite.propagates:
-        return RelevanceSubstitution(composite, recorder.layer, recorder.owners())
-    return Substitution(composite, recorder.layer, recorder.owners(), overwrites=not recorder.wanted)
+        return RelevanceSubstitution(composite, recorder.layer, recorder.owners(), beside)
+    return Substitution(composite, recorder.layer, recorder.owners(), not recorder.wanted, beside)
 
 
 def check_baselines(baselines: Any, inputs: Tensors) -> tuple[Tensor, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -130,6 +130,31 @@ class Composite:
         """Whether it has no rule at all: the gradient."""
         return not self.rules and not self.propagates
 
+    @property
+    def family(self) -> tuple[Hashable, ...]:
+        """What the forward pass depends on: composites that agree in it can share one.
+
+        Rules act on the way back alone, so the graph that one forward pass leaves serves many of them, and only the
+        rules are exchanged. It depends on no more than this:
+
+        * Without rules for affine layers the model runs as it is, and each ReLU waits for its rule.
+        * With them every operation is replaced, batch norms merge or not, and ReLUs hand relevance on or mask it.
+        * DeepLIFT computes factors and parts of differences while the model runs, with its rule for nonlinearities.
+
+        Examples
+        --------
+        >>> gradient().family == guided_backprop().family, lrp_z().family == lrp_zplus(batch_norm="affine").family
+        (True, False)
+        """
+        relu = self.rule_for("relu")
+        if self.compares:
+            try:
+                hash(relu)
+            except TypeError:  # then it shares with nothing but itself
+                relu = id(relu)
+            return "difference", self.batch_norm, self.chains, relu
+        return ("relevance", self.batch_norm, isinstance(relu, Pass)) if self.propagates else ("gradient",)
+
     def rule_for(self, kind: str, layer: str = "", first: bool = False, last: bool = False) -> Any | None:
         """Return the rule for an operation, or None for the ordinary backward pass.
 
@@ -160,6 +185,29 @@ class Composite:
             if last and self.last is not None:
                 return self.last
         return self.rules.get(kind, self.rules.get("affine"))
+
+
+def families(composites: Sequence[Composite]) -> list[list[int]]:
+    """Return which composites can share a forward pass, as their places in the sequence.
+
+    Parameters
+    ----------
+    composites : sequence of Composite
+
+    Returns
+    -------
+    list of list of int
+        One list for each family, in the order of their first members.
+
+    Examples
+    --------
+    >>> families([gradient(), lrp_z(), guided_backprop(), lrp_zplus()])
+    [[0, 2], [1, 3]]
+    """
+    found: dict[tuple[Hashable, ...], list[int]] = {}
+    for place, composite in enumerate(composites):
+        found.setdefault(composite.family, []).append(place)
+    return list(found.values())
 
 
 def gradient() -> Composite:

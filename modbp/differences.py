@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ class DifferenceSubstitution(RelevanceSubstitution):
 
     Parameters
     ----------
-    composite, layer, owners
+    composite, layer, owners, beside
         As in `Substitution`.
     references : tuple of Tensor
         One for each input, of its shape.
@@ -189,8 +189,9 @@ class DifferenceSubstitution(RelevanceSubstitution):
         layer: Callable[[], str],
         owners: Mapping[int, list[str]],
         references: tuple[Tensor, ...],
+        beside: Sequence[Composite] = (),
     ) -> None:
-        super().__init__(composite, layer, owners)
+        super().__init__(composite, layer, owners, beside)
         self._references = references
 
     def enter(self, inputs: tuple[Tensor, ...]) -> None:

@@ -7,9 +7,11 @@ it and no weight is overwritten, and a functional, a reused or an in-place ReLU 
 
 from __future__ import annotations
 
+import contextlib
 import math
+import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +29,36 @@ from modbp.rules.affine import AffineLayer, LinearMap
 
 Call = tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]
 """A function with its arguments."""
+
+
+class _Turns:
+    """Says which of several composites has its turn to go back through their one graph: one at a time."""
+
+    def __init__(self, composites: int) -> None:
+        self.number = 0
+        self._alone: Any = threading.Lock() if composites > 1 else contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def of(self, number: int) -> Iterator[None]:
+        """Give the turn to a composite for as long as the context lasts."""
+        with self._alone:
+            self.number = number
+            yield
+
+
+class _Exchanged:
+    """A rule that is another one for each of several composites."""
+
+    def __init__(self, rules: Sequence[Any], turns: _Turns) -> None:
+        self.rules, self.turns = rules, turns
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.rules[self.turns.number](*arguments)
+
+
+def _ordinary(relevance: Tensor, activation: Tensor) -> Tensor:
+    """Return R · 1[a > 0], the ordinary backward pass of a ReLU, by the function that autograd calls."""
+    return torch.ops.aten.threshold_backward(relevance, activation, 0)
 
 
 class _RuledReLU(torch.autograd.Function):
@@ -49,6 +81,25 @@ class _RuledReLU(torch.autograd.Function):
     def backward(ctx: Any, relevance: Tensor) -> tuple[Tensor, None, None]:
         (activation,) = ctx.saved_tensors
         return ctx.rule(relevance, activation), None, None
+
+
+class _Forked(torch.autograd.Function):
+    """One value with two ways back; `value` holds it, and `ordinary` says which composites take the first way."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(turns: _Turns, ordinary: list[bool], value: list[Tensor], first: Tensor, second: Tensor) -> Tensor:
+        return value.pop()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.turns, ctx.ordinary, *_ = inputs
+
+    @staticmethod
+    def backward(ctx: Any, relevance: Tensor) -> tuple[Any, ...]:
+        taken = (relevance, None) if ctx.ordinary[ctx.turns.number] else (None, relevance)
+        return None, None, None, *taken
 
 
 class _Passed(torch.autograd.Function):
@@ -251,6 +302,9 @@ class Substitution(TorchFunctionMode):
     (`x.relu_(); return x`): `follow` does that, for the arguments of every later operation and for the output. An
     in-place ReLU stays in place where it directly follows an operation that has not kept its result.
 
+    Several composites of one family share the forward pass: each rule is then one that is exchanged, and `turns` says
+    whose rules act. A message names the composite that it concerns.
+
     Parameters
     ----------
     composite : Composite
@@ -260,6 +314,8 @@ class Substitution(TorchFunctionMode):
         For the `id` of each parameter the modules that own it.
     overwrites : bool, default False
         Let an in-place ReLU write where that is safe. No layer may be recorded then: its output could be overwritten.
+    beside : sequence of Composite, default ()
+        Others of the same family.
 
     Examples
     --------
@@ -277,10 +333,18 @@ class Substitution(TorchFunctionMode):
         layer: Callable[[], str],
         owners: Mapping[int, list[str]],
         overwrites: bool = False,
+        beside: Sequence[Composite] = (),
     ) -> None:
         super().__init__()
         self.composite, self.running, self.owners, self.overwrites = composite, layer, owners, overwrites
+        self.composites = (composite, *beside)
+        self.turns = _Turns(len(self.composites))
         self.hits = 0
+        rules = [c.rule_for("relu") for c in self.composites]
+        self._ordinary = [rule is None for rule in rules]  # whether it goes back through a ReLU as the gradient does
+        self._ruling = next((c for c, rule in zip(self.composites, rules, strict=True) if rule is not None), None)
+        self._relu_rule = self.exchanged([_ordinary if rule is None else rule for rule in rules])
+        self._forked_rule = self.exchanged([Pass() if rule is None else rule for rule in rules])
         self._latest: Callable[[], Any] = lambda: None  # a weak reference to what the last operation returned
         # Weak, so that what the model has let go of does not stay in memory to the end of the forward pass.
         self._replaced = WeakTensorKeyDictionary()  # from the overwritten tensor to the new one
@@ -289,13 +353,18 @@ class Substitution(TorchFunctionMode):
     def enter(self, inputs: tuple[Tensor, ...]) -> None:
         """Take note of the model's inputs."""
 
+    def exchanged(self, rules: Sequence[Any]) -> Any:
+        """Return the rule of the composite whose turn it is, from those of all: of one alone its own."""
+        return rules[0] if len(rules) == 1 else _Exchanged(rules, self.turns)
+
     def finish(self, output: Tensor) -> None:
         """Refuse a model on which no rule has acted; called once the forward pass has ended."""
-        if self.composite.rules and not self.hits:
-            raise UnsupportedModelError(
-                f"{self.composite.name} acts on ReLUs and none was seen while the model ran, so its map would be the"
-                " plain gradient; allowed are models in eager PyTorch that rectify with ReLU."
-            )
+        for composite, ordinary in zip(self.composites, self._ordinary, strict=True):
+            if composite.rules and (ordinary or not self.hits):
+                raise UnsupportedModelError(
+                    f"{composite.name} acts on ReLUs and none was seen while the model ran, so its map would be the"
+                    " plain gradient; allowed are models in eager PyTorch that rectify with ReLU."
+                )
 
     def follow(self, value: Any) -> Any:
         """Return `value` with each tensor that an in-place operation has overwritten replaced by its successor."""
@@ -320,8 +389,8 @@ class Substitution(TorchFunctionMode):
         call = op.out_of_place(func, args, kwargs)
         if call is not None and isinstance(overwritten, Tensor) and self.takes_over(*call):
             found = self._rectifier(*call) if self._may_overwrite(overwritten) else None
-            if found is not None and found[1] == math.inf:
-                return self._ruled(overwritten, found[0], math.inf, writes=True)
+            if found == math.inf and not self._forks(call[0]):
+                return self._ruled(overwritten, self._relu_rule, math.inf, writes=True)
             result = self.operate(*call)
             return self._written(overwritten, self.converted(result, overwritten.dtype))
         result = self.operate(func, args, kwargs)
@@ -346,10 +415,23 @@ class Substitution(TorchFunctionMode):
 
     def operate(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operation, with a rule as its backward pass where there is one for it."""
-        found = self._rectifier(func, args, kwargs)
-        if found is None:
+        cap = self._rectifier(func, args, kwargs)
+        if cap is None:
             return func(*args, **kwargs)
-        return self._ruled(op.argument(args, kwargs, 0, "input"), *found)
+        x = op.argument(args, kwargs, 0, "input")
+        if not self._forks(func):
+            return self._ruled(x, self._relu_rule, cap)
+        plain = func(*args, **kwargs)
+        ruled = self._ruled(x, self._forked_rule, cap)
+        return _Forked.apply(self.turns, self._ordinary, [plain.detach()], plain, ruled)
+
+    def _forks(self, func: Callable[..., Any]) -> bool:
+        """Return whether a gradient goes back through a rectifier by another way than the rules beside it.
+
+        A ReLU has one way. Where the input of a clamp is a bound, what its gradient is depends on how it was written.
+        """
+        mixed = self._ruling is not None and any(self._ordinary)
+        return mixed and func not in op.RELU and func not in op.THRESHOLD
 
     @staticmethod
     def _ruled(x: Tensor, rule: Any, cap: float, writes: bool = False) -> Tensor:
@@ -357,28 +439,27 @@ class Substitution(TorchFunctionMode):
         result = _RuledReLU.apply(x, rule, writes)
         return result if cap == math.inf else result.clamp(max=cap)
 
-    def _rectifier(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any | None:
-        """Return the rule for a ReLU and its cap, or None where the ordinary backward pass is right."""
-        rule = self.composite.rule_for("relu")
-        found = op.rectifier(func, args, kwargs) if rule is not None else None
-        if found is None:
+    def _rectifier(self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> float | None:
+        """Return the cap of a ReLU that has a rule, or None where the ordinary backward pass is right."""
+        found = op.rectifier(func, args, kwargs) if self._ruling is not None else None
+        if found is None or self._ruling is None:
             return None
         kind, cap = found
         if kind != "relu":
             raise UnsupportedModelError(
-                f"{self.composite.name} has a rule for ReLU and none for {op.name_of(func)}, which {self.where()}"
+                f"{self._ruling.name} has a rule for ReLU and none for {op.name_of(func)}, which {self.where()}"
                 " calls; allowed are models whose rectifiers are ReLUs or ReLU6s."
             )
         self.hits += 1
-        self.check_gradients()
-        return rule, cap
+        self.check_gradients(self._ruling)
+        return cap
 
-    def check_gradients(self) -> None:
-        """Refuse an operation from which nothing can come back."""
+    def check_gradients(self, composite: Composite | None = None) -> None:
+        """Refuse an operation from which nothing can come back; `composite` is whom it concerns, if not all."""
         if not torch.is_grad_enabled():
             raise UnsupportedModelError(
                 f"{self.where()} runs with gradients switched off (torch.no_grad, or reentrant checkpointing), so"
-                f" no relevance can come back through it; {self.composite.name} needs them on."
+                f" no relevance can come back through it; {(composite or self.composite).name} needs them on."
             )
 
     def where(self) -> str:
@@ -420,8 +501,14 @@ class RelevanceSubstitution(Substitution):
     tensor([[1., 0.]])
     """
 
-    def __init__(self, composite: Composite, layer: Callable[[], str], owners: Mapping[int, list[str]]) -> None:
-        super().__init__(composite, layer, owners)
+    def __init__(
+        self,
+        composite: Composite,
+        layer: Callable[[], str],
+        owners: Mapping[int, list[str]],
+        beside: Sequence[Composite] = (),
+    ) -> None:
+        super().__init__(composite, layer, owners, beside=beside)
         self.calls: list[AffineCall] = []
         self._leaves: set[int] = set()
         relu = composite.rule_for("relu")
@@ -576,7 +663,7 @@ class RelevanceSubstitution(Substitution):
         first = layer and all(f.raw for f in known)
         nonnegative = all(f.nonnegative for f in known)
         call = AffineCall(affine.kind, name, affine.linear, affine.bias, nonnegative, first)
-        candidates = [self.composite.rule_for(call.kind, name, first, last) for last in (False, True)]
+        candidates = [c.rule_for(call.kind, name, first, last) for c in self.composites for last in (False, True)]
         call.keeps_output = any(getattr(rule, "needs_output", True) for rule in candidates if rule is not None)
         producer = known[0].producer
         merges = affine.kind == "batch_norm" and self.composite.batch_norm == "merge" and producer is not None
@@ -648,13 +735,15 @@ class RelevanceSubstitution(Substitution):
         ends = facts.sources
         for call in self.calls:
             call.last = call in ends
-            call.rule = self.composite.rule_for(call.kind, call.name, call.first, call.last)
-            if call.rule is None and not call.passes:
+            rules = [c.rule_for(call.kind, call.name, call.first, call.last) for c in self.composites]
+            without = next((c for c, rule in zip(self.composites, rules, strict=True) if rule is None), None)
+            if without is not None and not call.passes:
                 place = f"layer {call.name!r}" if call.name else "the model"
                 raise UnsupportedModelError(
-                    f"{self.composite.name} has no rule for the {call.kind.replace('_', ' ')} in {place}; allowed are"
-                    " models whose every affine layer has one."
+                    f"{without.name} has no rule for the {call.kind.replace('_', ' ')} in {place}; allowed are models"
+                    " whose every affine layer has one."
                 )
+            call.rule = self.exchanged(rules)
         if not self.calls:
             raise UnsupportedModelError(
                 f"{self.composite.name} acts on affine layers and none was seen while the model ran; allowed are models"

@@ -1,6 +1,6 @@
 """Attribution methods with Captum's interface: `Method(model).attribute(inputs, target=...)`."""
 
-from modbp.attr.base import ModifiedBackprop
+from modbp.attr.base import ModifiedBackprop, attribute_methods
 from modbp.attr.methods import (
     LRPZ,
     METHODS,
@@ -66,6 +66,7 @@ __all__ = [
     "PatternAttribution",
     "PatternNet",
     "RectGrad",
+    "attribute_methods",
     "make",
     "one_hot",
 ]

@@ -11,8 +11,9 @@ that of the paper's public code.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +22,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modbp.attr import ModifiedBackprop
-from modbp.attr.methods import Preset
+from modbp.attr.base import traces
 from modbp.backward import INPUT, OUTPUT, Trace, check_baselines, check_inputs
 from modbp.checks import one_or_more, seeded
-from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import activation_points
 from modbp.metrics.classes import predicted_and_others
-from modbp.metrics.sender import sender_of
+from modbp.metrics.sender import Sender, senders_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +43,7 @@ BLOCK = 2**18
 def csc(
     model: Callable[..., Any],
     inputs: Tensor,
-    method: str | Composite | ModifiedBackprop | type[Preset],
+    method: Sender | Sequence[Sender] | Mapping[str, Sender],
     start: str | Sequence[str] | None = None,
     n_vectors: int = 5,
     seed: int = 0,
@@ -55,19 +55,20 @@ def csc(
     baselines: Any = None,
     per_image: bool = False,
 ) -> pd.DataFrame:
-    r"""Return the cosine similarity convergence (CSC) of a method, layer by layer.
+    r"""Return the cosine similarity convergence (CSC) of one or more methods, layer by layer.
 
     For each image `n_vectors` vectors start at one layer and go back together. At each layer below, the absolute cosine
     of every two of them is taken: at each position over the channels, or over the whole layer. The table describes the
     distribution of these values over pairs, positions and images. Images are taken one at a time and their values
-    counted, so that many images need no more memory than one.
+    counted, so that many images need no more memory than one. Several methods share the forward passes: all that only
+    change the gradient have one for each image, and all that propagate relevance (`modbp.composite.Composite.family`).
 
     Parameters
     ----------
     model : callable
         An `nn.Module`; or any function of a tensor, if `layers` is given.
     inputs : Tensor, shape (images, ...)
-    method : str, Composite, ModifiedBackprop or class of one
+    method : str, Composite, ModifiedBackprop or class of one; or sequence of them, or mapping from names to them
         A key of `modbp.METHODS`, or what sends relevance back. Of an object only its composite is used.
     start : str or sequence of str, optional
         The layer at whose output the vectors start: `"output"`, the default, or names of modules. Several share the
@@ -89,7 +90,7 @@ def csc(
         For methods that multiply by the activation or by the difference from a reference (`input_x_gradient`,
         DeepLIFT): whether to compare the products, which the paper does and is the default, or what is multiplied.
     baselines : number or Tensor, optional
-        For DeepLIFT, the reference input; by default zero.
+        For DeepLIFT, the reference input; by default zero. Other methods beside it do without.
     per_image : bool, default False
         Add rows for each image by itself, and a column `image` that numbers them from 0; it is "all" in the others.
 
@@ -100,12 +101,13 @@ def csc(
         `over`, `layer`, `median`, `mean`, percentiles `p1` to `p99`, `chance` (the median for independent Gaussian
         vectors of as many entries), `values` (how many cosines were defined) and `dropped` (how many were not, because
         a vector was zero or not finite). Percentiles are exact to 6e-4 of themselves and of their distance from 1.
+        A sequence or a mapping of methods adds a first column `method`, and has the rows of one method after the other.
 
     Raises
     ------
     InputError
         If an argument is not usable: an unknown layer or one that returned no tensor, fewer than two vectors, no
-        images, a method that does not send relevance back.
+        images, a method that does not send relevance back, two methods of one name.
     UnsupportedModelError
         If the method's rules have no meaning for something that the model computes.
 
@@ -124,52 +126,61 @@ def csc(
     import pandas as pd  # here, so that its absence is noticed before any work
 
     (samples,) = check_inputs((inputs,))
-    sender = sender_of(method, model)
+    senders, several = senders_of(method, model)
     ways = one_or_more("over", over, OVER)
     starts = [OUTPUT] if start is None else list(dict.fromkeys([start] if isinstance(start, str) else start))
     _check_vectors(vectors, n_vectors, starts)
     generators = {source: seeded(seed) for source in starts}
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
     places = _Places(model, samples[:1], starts, layers)
-    found: dict[tuple[str, str, str], _Distribution] = {}
-    single: list[dict[str, Any]] = []
-    label = f"cosines of {sender.composite.name}"
+    found: dict[tuple[str, str, str, str], _Distribution] = {}
+    single: dict[str, list[dict[str, Any]]] = {name: [] for name in senders}
+    label = f"cosines of {f'{len(senders)} methods' if several else next(iter(senders.values())).composite.name}"
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
-        trace = sender.trace(x, places.recorded, baselines=references[number])
-        for source in starts:
-            relevance = trace.relevance(
-                places.asked[source],
-                start=_start(vectors, trace, sender, source, n_vectors, generators[source], seed + number),
-                start_at=source,
-                keep=source != starts[-1],
-                multiply=multiply,
-                skip_unreached=layers is None or len(starts) > 1,
-            )
-            for layer in list(relevance):
-                products = InnerProducts.of(relevance.pop(layer), places.channel_dimension(layer))
-                for way in ways:
-                    cosines = products.absolute_cosines(way)
-                    held = found.setdefault((source, way, layer), _Distribution(products.entries(way)))
-                    held.add(*cosines)
-                    if per_image:
-                        alone = _Distribution(held.entries)
-                        alone.add(*cosines)
-                        single.append({"image": number, "start": source, "over": way, "layer": layer, **alone.row()})
-        del trace  # before the next one is made
-    rows = [
-        {
-            **({"image": "all"} if per_image else {}),
-            "start": source,
-            "over": way,
-            "layer": layer,
-            **found[source, way, layer].row(),
-        }
-        for source in starts
-        for way in ways
-        for layer in places.asked[source]
-        if (source, way, layer) in found
-    ]
-    return pd.DataFrame(rows + single)
+        states = {source: generator.get_state() for source, generator in generators.items()}
+        for family in traces(senders, x, places.recorded, baselines=references[number]):
+            for name, source in itertools.product(family, starts):
+                trace = family[name]
+                generators[source].set_state(states[source])  # the same vectors for every method
+                relevance = trace.relevance(
+                    places.asked[source],
+                    start=_start(vectors, trace, senders[name], source, n_vectors, generators[source], seed + number),
+                    start_at=source,
+                    keep=(name, source) != ([*family][-1], starts[-1]),
+                    multiply=multiply,
+                    skip_unreached=layers is None or len(starts) > 1,
+                )
+                for layer in list(relevance):
+                    products = InnerProducts.of(relevance.pop(layer), places.channel_dimension(layer))
+                    for way in ways:
+                        cosines = products.absolute_cosines(way)
+                        held = found.setdefault((name, source, way, layer), _Distribution(products.entries(way)))
+                        held.add(*cosines)
+                        if per_image:
+                            alone = _Distribution(held.entries)
+                            alone.add(*cosines)
+                            row = {"image": number, "start": source, "over": way, "layer": layer, **alone.row()}
+                            single[name].append(row)
+            del trace, family  # before the next ones are made
+    rows = []
+    for name in senders:
+        own = {"method": name} if several else {}
+        rows += [
+            {
+                **own,
+                **({"image": "all"} if per_image else {}),
+                "start": source,
+                "over": way,
+                "layer": layer,
+                **found[name, source, way, layer].row(),
+            }
+            for source in starts
+            for way in ways
+            for layer in places.asked[source]
+            if (name, source, way, layer) in found
+        ]
+        rows += [{**own, **row} for row in single[name]]
+    return pd.DataFrame(rows)
 
 
 def chance_level(entries: int) -> float:

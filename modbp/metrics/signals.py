@@ -11,7 +11,7 @@ measure and its controls are ours (`book/alignment.md`, definition "Alignment").
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from modbp.attr import ModifiedBackprop
-from modbp.attr.methods import Preset
+from modbp.attr.base import traces
 from modbp.attr.targets import Target
-from modbp.backward import INPUT, OUTPUT, check_baselines, check_inputs
+from modbp.backward import INPUT, OUTPUT, Trace, check_baselines, check_inputs
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.layers import WEIGHTED, activation_points, watching
-from modbp.metrics.sender import sender_of
+from modbp.metrics.sender import Sender, senders_of
 from modbp.rules import Pass
 
 if TYPE_CHECKING:
@@ -39,16 +39,18 @@ OF = ("signal", "relevance")
 def alignment(
     model: Callable[..., Any],
     inputs: Tensor,
-    method: str | Composite | ModifiedBackprop | type[Preset],
+    method: Sender | Sequence[Sender] | Mapping[str, Sender],
     target: Target = None,
     *,
     layers: Iterable[str] | None = None,
     of: str = "signal",
     baselines: Any = None,
 ) -> pd.DataFrame:
-    r"""Return how well a method's signal is aligned with the activations, layer by layer.
+    r"""Return how well the signal of one or more methods is aligned with the activations, layer by layer.
 
-    Images are taken one at a time, so that many need no more memory than two.
+    Images are taken one at a time, so that many need no more memory than two. Several methods share the forward passes:
+    all that only change the gradient have one for each image, and all that propagate relevance
+    (`modbp.composite.Composite.family`).
 
     Parameters
     ----------
@@ -56,7 +58,7 @@ def alignment(
         An `nn.Module`; or any function of a tensor, if `layers` is given.
     inputs : Tensor, shape (images, ...)
         As the model sees them.
-    method : str, Composite, ModifiedBackprop or class of one
+    method : str, Composite, ModifiedBackprop or class of one; or sequence of them, or mapping from names to them
         A key of `modbp.METHODS`, or what sends relevance back. Of an object only its composite is used.
     target : int, list, tuple or Tensor, optional
         As in `attribute`: the class whose logit is explained. By default the predicted one of each image. (The gradient
@@ -67,7 +69,7 @@ def alignment(
         What is compared with the activation: the signal, or what the method itself returns at a layer, which for
         methods that multiply holds the activation as a factor.
     baselines : number or Tensor, optional
-        For DeepLIFT, the reference input; by default zero.
+        For DeepLIFT, the reference input; by default zero. Other methods beside it do without.
 
     Returns
     -------
@@ -79,13 +81,14 @@ def alignment(
         rule lets signals through on inactive ones); `another`, the cosine with the
         activation of another image, the one before it (NaN for one image alone); `active`, the share of units whose
         activation is positive. At the input the last three are of :math:`r_0` over all entries. NaN where a signal or
-        an activation is zero or not finite.
+        an activation is zero or not finite. A sequence or a mapping of methods adds a first column `method`, and has
+        the rows of one method after the other.
 
     Raises
     ------
     InputError
         If an argument is not usable: an unknown layer, a method that does not send relevance back, no activation
-        module in the model, a target outside the classes.
+        module in the model, a target outside the classes, two methods of one name.
     UnsupportedModelError
         If the method's rules have no meaning for something that the model computes.
 
@@ -104,26 +107,32 @@ def alignment(
     (samples,) = check_inputs((inputs,))
     if of not in OF:
         raise InputError(f"of is {of!r}; allowed are {', '.join(OF)}.")
-    sender = sender_of(method, model)
+    senders, several = senders_of(method, model)
     points = points_behind_relus(model, samples[:1]) if layers is None else list(dict.fromkeys(layers))
     if INPUT in points or OUTPUT in points or not points:
         raise InputError(f"layers is {points!r}; allowed are one or more names of modules that return an activation.")
     references = [None] * len(samples) if baselines is None else check_baselines(baselines, samples)[0].split(1)
-    rows: list[dict[str, Any]] = []
-    first: dict[str, Tensor] = {}
-    before: dict[str, Tensor] = {}
-    label = f"alignment of {sender.composite.name}"
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in senders}
+    first: dict[str, dict[str, Tensor]] = {}
+    before: dict[str, dict[str, Tensor]] = {name: {} for name in senders}
+    label = f"alignment of {f'{len(senders)} methods' if several else next(iter(senders.values())).composite.name}"
     for number, x in enumerate(tqdm(samples.split(1), desc=label, disable=None if len(samples) > 1 else True)):
-        (found,) = signals(sender, x, points, [target_of(target, number, len(samples))], of, references[number])
-        for layer, here in found.items():
-            rows.append({"image": number, "layer": layer, **here.row(before.get(layer))})
-        if number == 0:
-            first = {layer: here.filtered for layer, here in found.items()}
-        before = {layer: here.activation for layer, here in found.items()}
+        targets = [target_of(target, number, len(samples))]
+        for family in traces(senders, x, points, baselines=references[number]):
+            for name, trace in family.items():
+                (found,) = _signals_of(trace, senders[name], x, points, targets, of, keep=name != [*family][-1])
+                for layer, here in found.items():
+                    own = {"method": name} if several else {}
+                    rows[name].append({**own, "image": number, "layer": layer, **here.row(before[name].get(layer))})
+                if number == 0:
+                    first[name] = {layer: here.filtered for layer, here in found.items()}
+                before[name] = {layer: here.activation for layer, here in found.items()}
+            del trace, family  # before the next ones are made
     if len(samples) > 1:
-        for row in rows[: len(first)]:  # before the first image comes the last
-            row["another"] = _cosine(*(s[row["layer"]].flatten().double() for s in (first, before)))
-    return pd.DataFrame(rows)
+        for name in senders:
+            for row in rows[name][: len(first[name])]:  # before the first image comes the last
+                row["another"] = _cosine(*(s[name][row["layer"]].flatten().double() for s in (first, before)))
+    return pd.DataFrame([row for name in senders for row in rows[name]])
 
 
 @dataclass(frozen=True)
@@ -213,12 +222,24 @@ def signals(
 
     Examples
     --------
+    >>> from modbp.metrics.sender import sender_of
     >>> network = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
     >>> found = signals(sender_of("gradient", network), torch.randn(1, 4), ["1"], [0, 2])
     >>> [list(of_class) for of_class in found]
     [['input', '1'], ['input', '1']]
     """
-    trace = sender.trace(x, points, baselines=baselines)
+    return _signals_of(sender.trace(x, points, baselines=baselines), sender, x, points, targets, of)
+
+
+def _signals_of(
+    trace: Trace,
+    sender: ModifiedBackprop,
+    x: Tensor,
+    points: list[str],
+    targets: Sequence[Target],
+    of: str,
+    keep: bool = False,
+) -> list[dict[str, Signal]]:
     names = [INPUT, *points]
     starts = [sender.start(trace.output, predicted(trace.output) if t is None else t) for t in targets]
     composite = sender.composite
@@ -226,7 +247,7 @@ def signals(
     divides = of == "signal" and relevance and not composite.multiply
     multiply = False if of == "signal" and composite.multiply else None
     together = torch.stack(starts) if len(starts) > 1 else starts[0]
-    arrived = trace.relevance(names, start=together, keep=False, multiply=multiply)
+    arrived = trace.relevance(names, start=together, keep=keep, multiply=multiply)
     found: list[dict[str, Signal]] = [{} for _ in starts]
     for name in names:
         a = x if name == INPUT else trace.activation(name)

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from modbp._captum import Attribution
-from modbp.attr import METHODS, ModifiedBackprop
+from modbp.attr import ModifiedBackprop
 from modbp.attr.methods import Preset
 from modbp.composite import Composite
 from modbp.errors import InputError
 from modbp.metrics.edges import edge_magnitude
 from modbp.metrics.sanity.conventions import Drawn
-from modbp.metrics.sender import sender_of
+from modbp.metrics.sender import name_of, sender_of
 from modbp.parallel import in_parallel
 
 Maps = Callable[[Callable[..., Any], Tensor, Tensor, Any], Tensor]
@@ -90,7 +90,7 @@ def explainers_of(methods: Any, model: Callable[..., Any], controls: Sequence[st
         given = [(str(name), method) for name, method in methods.items()]
     else:
         several = isinstance(methods, Iterable) and not isinstance(methods, str)
-        given = [(_name_of(method), method) for method in (methods if several else [methods])]
+        given = [(name_of(method), method) for method in (methods if several else [methods])]
     if not given:
         raise InputError("methods is empty; allowed are one or more.")
     given += [(name, name) for name in controls if name not in dict(given)]
@@ -101,16 +101,6 @@ def explainers_of(methods: Any, model: Callable[..., Any], controls: Sequence[st
     if FLOOR in names:
         raise InputError(f"methods has the name {FLOOR!r}, which the floor has; allowed is any other.")
     return [_explainer(name, method, model) for name, method in given]
-
-
-def _name_of(method: Any) -> str:
-    if isinstance(method, str):
-        return method
-    if isinstance(method, Composite):
-        return method.name
-    if isinstance(method, ModifiedBackprop):
-        return method.composite.name
-    return next((n for n, c in METHODS.items() if c is method), getattr(method, "__name__", type(method).__name__))
 
 
 def _explainer(name: str, method: Any, model: Callable[..., Any]) -> Explainer:
