@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from modbp import attr as attr
+    from modbp import auditing as auditing
     from modbp import images as images
     from modbp import layers as layers
     from modbp import lrp_rules as lrp_rules
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
     from modbp import zoo as zoo
     from modbp.attr import METHODS as METHODS
     from modbp.attr import make as make
+    from modbp.auditing import audit as audit
     from modbp.errors import InputError as InputError
     from modbp.errors import UnsupportedModelError as UnsupportedModelError
 
 _MODULES = (
     *(
         "attr",
+        "auditing",
         "backward",
         "claims",
         "composite",
@@ -38,6 +41,7 @@ _MODULES = (
 )
 _NAMES = {
     "METHODS": "modbp.attr",
+    "audit": "modbp.auditing",
     "make": "modbp.attr",
     "InputError": "modbp.errors",
     "UnsupportedModelError": "modbp.errors",

@@ -1,9 +1,9 @@
 """What a command line or a file names: a network, and the methods that explain it.
 
-A network is `vgg16`, of `modbp.zoo`; `torchvision:resnet18`, any classifier of torchvision; `package.module:factory`, a
-function of one's own that returns the network; or the path of a state dict of a VGG16. A method is a name of
-`modbp.METHODS`; `captum:Saliency`, a class of `captum.attr`; or `package.module:function`, anything of one's own that
-takes a model, inputs and a target.
+A network is `vgg16` or `efficientnet_lite0`, which come with trained weights; `torchvision:resnet18`, any classifier of
+torchvision; `package.module:factory`, a function of one's own that returns the network; or the path of a state dict of
+a VGG16. A method is a name of `modbp.METHODS`; `captum:Saliency`, a class of `captum.attr`; or
+`package.module:function`, anything of one's own that takes a model, inputs and a target.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from modbp import zoo
+from modbp import efficientnet, zoo
 from modbp._captum import Attribution
 from modbp._torchvision import torchvision
 from modbp.attr import METHODS
@@ -33,8 +33,13 @@ TORCHVISION, CAPTUM = "torchvision", "captum"
 STATE_DICTS = (".pt", ".pth", ".safetensors")
 """The suffixes of files with a state dict."""
 
+EFFICIENTNET = "efficientnet_lite0"
+
+NETWORKS = (*zoo.NETWORKS, EFFICIENTNET)
+"""Names of networks whose trained weights need no download."""
+
 _NETWORKS = (
-    f"{', '.join(zoo.NETWORKS)}, torchvision:NAME, package.module:factory, and the path of a state dict of a VGG16"
+    f"{', '.join(NETWORKS)}, torchvision:NAME, package.module:factory, and the path of a state dict of a VGG16"
     f" ({', '.join(STATE_DICTS)})"
 )
 _METHODS = "names of modbp.METHODS, captum:CLASS, and package.module:function"
@@ -46,13 +51,13 @@ def network(spec: str, weights: str | Path | None = None, *, seed: int = 0) -> A
     Parameters
     ----------
     spec : str
-        A name of `modbp.zoo`; `torchvision:` and the name of one of its classifiers; `package.module:factory`, where
+        One of `NETWORKS`; `torchvision:` and the name of one of its classifiers; `package.module:factory`, where
         the factory takes no argument and returns an `nn.Module`, or one with its transform; or the path of a state
         dict of a VGG16. Modules are looked for in the working folder, too, and their code runs.
     weights : str or Path, optional
-        The path of a state dict that fits, which is loaded with `weights_only=True`; `"imagenet"` or `"random"` for
-        networks of `modbp.zoo` and torchvision; `"embedded"` for those of `modbp.zoo`. By default `"embedded"` for
-        these, `"imagenet"` for torchvision's, and as it comes for one of your own.
+        `"embedded"`, the default of `NETWORKS`; `"imagenet"`, the default of torchvision's, which may have to be
+        downloaded, and also of VGG16; `"random"`; or the path of a state dict that fits, which is loaded with
+        `weights_only=True`. A network of your own is taken as it comes, or gets a state dict.
     seed : int, default 0
         For `"random"`.
 
@@ -84,8 +89,7 @@ def network(spec: str, weights: str | Path | None = None, *, seed: int = 0) -> A
         found = zoo.load(weights=spec)
         found.source = f"vgg16, {spec}"
     else:
-        found = zoo.load(spec, weights or zoo.EMBEDDED, seed=seed)
-        found.source = f"{spec}, {found.source}"
+        found = _of_ours(spec, weights, seed)
     return found.eval()
 
 
@@ -128,9 +132,9 @@ def check_network(spec: str, weights: str | Path | None = None) -> None:
         _check_module(spec, kind, "network")
         allowed = {None}
     else:
-        if spec not in zoo.NETWORKS:
-            raise InputError(f"the network {spec!r} is unknown{nearest(spec, zoo.NETWORKS)}; allowed are {_NETWORKS}.")
-        allowed = named
+        if spec not in NETWORKS:
+            raise InputError(f"the network {spec!r} is unknown{nearest(spec, NETWORKS)}; allowed are {_NETWORKS}.")
+        allowed = named - ({zoo.IMAGENET} if spec == EFFICIENTNET else set())
     if weights in allowed or (weights is not None and not _is_file(spec) and expand(weights).is_file()):
         return
     words = ", ".join(sorted(word for word in allowed if word))
@@ -237,6 +241,19 @@ def _is_file(spec: str) -> bool:
 def _classifiers() -> list[str]:
     models = torchvision().models
     return list(models.list_models(module=models))
+
+
+def _of_ours(spec: str, weights: str | Path | None, seed: int) -> Any:
+    if spec != EFFICIENTNET:
+        found = zoo.load(spec, weights or zoo.EMBEDDED, seed=seed)
+    elif weights in (None, *efficientnet.WEIGHTS):
+        found = efficientnet.efficientnet_lite0(str(weights or zoo.EMBEDDED), seed)
+    else:
+        found = efficientnet.efficientnet_lite0(zoo.RANDOM)
+        _load_state(found, weights, spec)
+        return found
+    found.source = f"{spec}, {found.source}"
+    return found
 
 
 def _of_torchvision(spec: str, name: str, weights: str | Path | None, seed: int) -> Any:

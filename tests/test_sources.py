@@ -114,6 +114,16 @@ def test_the_zoo_and_a_state_dict_of_its_network(tmp_path: Path) -> None:
     assert found.source == f"vgg16, {tmp_path / 'vgg.pth'}"
 
 
+def test_efficientnet_by_its_name(tmp_path: Path) -> None:
+    found = sources.network("efficientnet_lite0")
+    assert found.source == "efficientnet_lite0, embedded"
+    assert len(found.categories) == 1000
+    torch.save(found.state_dict(), tmp_path / "lite.pth")
+    again = sources.network("efficientnet_lite0", tmp_path / "lite.pth")
+    assert zoo.fingerprint(again) == zoo.fingerprint(found)
+    assert again.source == f"efficientnet_lite0, {tmp_path / 'lite.pth'}"
+
+
 @pytest.mark.parametrize(
     ("spec", "weights", "said"),
     [
@@ -129,6 +139,7 @@ def test_the_zoo_and_a_state_dict_of_its_network(tmp_path: Path) -> None:
         ("own_networks:small", "random", "allowed is the path of a state dict"),
         ("own_networks:small", "lazily.py", "cannot be read"),
         ("torchvision:resnet18", "embedded", "allowed are imagenet, random, and the path"),
+        ("efficientnet_lite0", "imagenet", "allowed are embedded, random, and the path"),
         ("vgg16", "nowhere.pt", "allowed are embedded, imagenet, random, and the path"),
         ("nowhere.pt", None, "there is no such file"),
     ],

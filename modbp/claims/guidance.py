@@ -84,9 +84,30 @@ def answer(similarity: float, spread: float = 0.0) -> Answer:
     >>> [answer(s, 0.05).value for s in (0.99, 0.4, 0.92)]
     ['same map', 'another map', 'cannot tell']
     """
-    if similarity - spread >= SAME:
+    return answer_of(similarity - spread, similarity + spread)
+
+
+def answer_of(low: float, high: float) -> Answer:
+    """Return what a similarity that lies between two numbers says, with `SAME` and `CHANGED` as thresholds.
+
+    Parameters
+    ----------
+    low, high : float
+        The ends of its interval; NaN where it has none.
+
+    Returns
+    -------
+    Answer
+
+    Examples
+    --------
+    >>> [answer_of(*ends).value for ends in ((0.95, 1.0), (0.2, 0.5), (0.5, 0.95), (float("nan"), 0.5))]
+    ['same map', 'another map', 'cannot tell', 'cannot tell']
+    """
+    if low >= SAME:
         return Answer.SAME
-    if similarity + spread <= CHANGED:
+    # Written so that an end that is not known answers nothing.
+    if low <= high <= CHANGED:
         return Answer.CHANGED
     return Answer.CANNOT_TELL
 

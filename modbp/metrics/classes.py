@@ -75,3 +75,39 @@ def checked_classes(classes: Any, samples: Tensor, least: int = 1) -> Tensor:
         at_least = f" with at least {least} maps" if least > 1 else ""
         raise InputError(f"classes is {given}; allowed is an integer tensor of shape ({len(samples)}, maps){at_least}.")
     return classes
+
+
+def checked_targets(targets: Any, samples: Tensor, classes: int) -> Tensor:
+    """Return one class for each sample, or refuse what is given.
+
+    Parameters
+    ----------
+    targets : int or Tensor of integers, shape (images,)
+        A class for all of them, or one for each.
+    samples : Tensor, shape (images, ...)
+    classes : int
+        How many there are.
+
+    Returns
+    -------
+    Tensor of integers, shape (images,)
+
+    Raises
+    ------
+    InputError
+        If they are neither, or lie outside the classes.
+
+    Examples
+    --------
+    >>> checked_targets(2, torch.zeros(3, 4), 5).tolist()
+    [2, 2, 2]
+    """
+    if isinstance(targets, int) and not isinstance(targets, bool):
+        targets = torch.full((len(samples),), targets)
+    if not isinstance(targets, Tensor) or targets.shape != samples.shape[:1] or targets.is_floating_point():
+        given = tuple(targets.shape) if isinstance(targets, Tensor) else targets
+        raise InputError(f"targets is {given!r}; allowed are a class, and an integer tensor with one per image.")
+    outside = targets[(targets < 0) | (targets >= classes)].tolist()
+    if outside:
+        raise InputError(f"targets holds {outside[0]}; allowed are classes from 0 to {classes - 1}.")
+    return targets.cpu()

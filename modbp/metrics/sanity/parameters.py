@@ -21,6 +21,7 @@ from modbp.backward import check_inputs
 from modbp.checks import at_least_one, in_eval_mode, not_negative, seeded
 from modbp.errors import InputError
 from modbp.layers import running_order
+from modbp.metrics.classes import checked_targets
 from modbp.metrics.sanity.conventions import CONVENTIONS, ENTROPY_RISE, Convention, Prepared, histogram_entropy
 from modbp.metrics.sanity.explaining import Explainer, controls_for, explainers_of, of_all
 from modbp.metrics.sanity.logits import references_of
@@ -220,15 +221,10 @@ def _stages(
 
 
 def _targets(model: nn.Module, inputs: Tensor, targets: int | Tensor | None, batch: int) -> Tensor:
-    if targets is None:
-        with torch.no_grad():
+    with torch.no_grad():
+        if targets is None:
             return torch.cat([model(x) for x in inputs.split(batch)]).argmax(1).cpu()
-    if isinstance(targets, int) and not isinstance(targets, bool):
-        return torch.full((len(inputs),), targets)
-    if not isinstance(targets, Tensor) or targets.shape != inputs.shape[:1] or targets.is_floating_point():
-        given = tuple(targets.shape) if isinstance(targets, Tensor) else targets
-        raise InputError(f"targets is {given!r}; allowed are a class, and an integer tensor with one per image.")
-    return targets.cpu()
+        return checked_targets(targets, inputs, model(inputs[:1]).shape[1])
 
 
 def _noisy(x: Tensor, samples: int, noise: float, seed: int, number: int) -> list[Tensor]:
