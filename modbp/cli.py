@@ -7,22 +7,32 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from modbp import __version__, notebooks
+from modbp import __version__, audit_command, notebooks
 from modbp.errors import InputError
 from modbp.files import expand
+from modbp.sweep import command as sweep_command
 from modbp.walkthrough import check_writable
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """The signals that stop a run; a terminal that closes sends the last one."""
 
+SAME_WITHIN = 0.5
+"""For how many seconds a second signal counts as the first one: `timeout` and a shell that hangs up send it twice."""
+
 
 class _Stopped(KeyboardInterrupt):
-    """A signal came in; `args[0]` is its number."""
+    """A signal came in; `args[0]` is its number, and `again` becomes true with the next one."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.again = False
+        self.came = time.monotonic()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,17 +83,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """Turn the first signal to stop into an exception; later ones must not disturb the clearing up."""
+    """Turn the first signal to stop into an exception; later ones, which it notes, must not disturb the clearing up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     # What a caller has set to be ignored, as `nohup` does, stays ignored.
     before = {s: h for s in SIGNALS if (h := signal.getsignal(s)) in (signal.SIG_DFL, signal.default_int_handler)}
+    first: list[_Stopped] = []
 
     def stop(number: int, frame: Any) -> None:
-        for each in before:
-            signal.signal(each, signal.SIG_IGN)
-        raise _Stopped(number)
+        if first:
+            first[0].again |= time.monotonic() - first[0].came > SAME_WITHIN
+            return
+        first.append(_Stopped(number))
+        raise first[0]
 
     for each in before:
         signal.signal(each, stop)
@@ -103,7 +116,8 @@ def parser() -> argparse.ArgumentParser:
     [['seed', '0', '1']]
     """
     parser = argparse.ArgumentParser(
-        prog="modbp", description="Run the walkthroughs of modbp, and read what they measured."
+        prog="modbp",
+        description="Run the walkthroughs of modbp, read what they measured, and check a network of your own.",
     )
     parser.add_argument("--version", action="version", version=f"modbp {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -153,6 +167,9 @@ def parser() -> argparse.ArgumentParser:
 
     listing = commands.add_parser("list", help="print the walkthroughs: name, claims, question")
     listing.set_defaults(function=_list)
+
+    audit_command.add_to(commands)
+    sweep_command.add_to(commands)
     return parser
 
 

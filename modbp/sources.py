@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from modbp import efficientnet, zoo
 from modbp._captum import Attribution
@@ -204,6 +204,76 @@ def check_method(name: str) -> None:
     _check_module(name, kind, "method")
 
 
+def methods(names: str) -> dict[str, Any]:
+    """Return methods that were named, by what tables call them.
+
+    Parameters
+    ----------
+    names : str
+        Names as for `method`, with commas between them.
+
+    Returns
+    -------
+    dict from str to method
+
+    Raises
+    ------
+    InputError
+        If there is no name, one is unknown, or two methods would be called the same.
+
+    Examples
+    --------
+    >>> list(methods("gradient, captum:InputXGradient"))
+    ['gradient', 'InputXGradient (Captum)']
+    """
+    given = list(dict.fromkeys(part.strip() for part in names.split(",") if part.strip()))
+    if not given:
+        raise InputError(f"methods is {names!r}; allowed are one or more, with commas, of {_METHODS}.")
+    for name in given:
+        check_method(name)
+    found = {}
+    for name in given:
+        kind, _, last = name.rpartition(":")
+        shown = f"{last} (Captum)" if kind == CAPTUM else last
+        if shown in found:
+            shown = name
+        found[shown] = method(name)
+    return found
+
+
+def targets(text: str, pictures: int | None = None) -> int | Tensor | None:
+    """Return the classes that a text asks for.
+
+    Parameters
+    ----------
+    text : str
+        Empty for the predicted ones; or one class, or one for each picture, with commas.
+    pictures : int, optional
+        How many there are, where that is known.
+
+    Returns
+    -------
+    int, Tensor of integers, shape (pictures,), or None
+
+    Raises
+    ------
+    InputError
+        If it holds anything else than whole numbers from 0 upwards, or not as many as pictures.
+
+    Examples
+    --------
+    >>> targets(""), targets("7"), targets("7, 3")
+    (None, 7, tensor([7, 3]))
+    """
+    parts = [part.strip() for part in text.split(",")] if text.strip() else []
+    if any(not part.isdecimal() for part in parts):
+        raise InputError(f"targets is {text!r}; allowed are classes as whole numbers from 0 upwards, with commas.")
+    if len(parts) > 1 and pictures is not None and len(parts) != pictures:
+        raise InputError(f"targets has {len(parts)} classes for {pictures} pictures; allowed are one, or one for each.")
+    classes = [int(part) for part in parts]
+    return None if not classes else classes[0] if len(classes) == 1 else torch.tensor(classes)
+
+
 def captum_classes() -> dict[str, type]:
     """Return the classes of `captum.attr` that explain an input, and need no more than a model, inputs and a target.
 
@@ -324,6 +394,8 @@ def _check_module(spec: str, module: str, what: str) -> None:
 
 def _attribute_of(spec: str, module: str, name: str, what: str) -> Any:
     _look_in_working_folder()
+    if importlib.util.find_spec("torchvision") is not None:
+        torchvision()  # first, so that the code may import it beside whatever build of PyTorch there is
     try:
         found = importlib.import_module(module)
     except Exception as error:  # the code is not ours, and may raise anything

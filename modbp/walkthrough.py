@@ -57,9 +57,26 @@ class Several:
     each: range | tuple[float, float]
 
 
-Allowed = type | range | tuple[float, float] | Collection[str] | Several
-"""What a parameter may be: `str`, whole numbers in a range, numbers from low to high, names out of a collection, or
-several numbers."""
+@dataclass(frozen=True)
+class One:
+    """Exactly one of several names.
+
+    Parameters
+    ----------
+    names : tuple of str
+
+    Examples
+    --------
+    >>> check_parameters({"budget": "quick"}, {"budget": One(("quick", "full"))})
+    namespace(budget='quick')
+    """
+
+    names: tuple[str, ...]
+
+
+Allowed = type | range | tuple[float, float] | Collection[str] | Several | One
+"""What a parameter may be: `str`, whole numbers in a range, numbers from low to high, names out of a collection,
+several numbers, or one name."""
 
 
 def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -> SimpleNamespace:
@@ -73,7 +90,7 @@ def check_parameters(given: Mapping[str, Any], allowed: Mapping[str, Allowed]) -
         is found.
     allowed : mapping from str to type, range, tuple or collection of str
         `str` for text; a `range` for whole numbers; `(low, high)` for numbers; a collection of names for one or more
-        of them, as a list or as text with commas; `Several` for numbers in the same way.
+        of them, as a list or as text with commas; `Several` for numbers in the same way; `One` for a single name.
 
     Returns
     -------
@@ -110,6 +127,10 @@ def _checked(name: str, value: Any, allowed: Allowed) -> Any:
         return value
     if isinstance(allowed, type):
         if not isinstance(value, allowed) or (isinstance(value, bool) and allowed is not bool):
+            raise wrong
+        return value
+    if isinstance(allowed, One):
+        if value not in allowed.names:
             raise wrong
         return value
     if isinstance(allowed, Several):
@@ -149,6 +170,8 @@ def _describe(allowed: Allowed) -> str:
         return f"a whole number from {allowed[0]} to {allowed[-1]}"
     if isinstance(allowed, type):
         return {"str": "text", "bool": "True or False"}.get(allowed.__name__, f"of type {allowed.__name__}")
+    if isinstance(allowed, One):
+        return f"one of {', '.join(allowed.names)}"
     if isinstance(allowed, Several):
         return f"one or more, with commas, of {_describe(allowed.each).removeprefix('a ').replace('number', 'numbers')}"
     if _is_interval(allowed):

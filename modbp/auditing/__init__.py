@@ -115,7 +115,12 @@ class Judgment:
     ranks : mapping from str to Interval
         By question, the absolute rank correlation: the second measure, which must not contradict.
     reason : str
-        Why nothing can be told, where the method failed or the measures do not work here; else empty.
+        Why nothing more can be told, where the method failed or the measures do not work here; else empty.
+
+    Examples
+    --------
+    >>> Judgment("mine", Verdict.INPUT, Finding.BETTER, "It shows the picture.", {}, {}, {}).reason
+    ''
     """
 
     method: str
@@ -158,6 +163,13 @@ class Audit:
         False where the audit was stopped before its end.
     stages : mapping from str to str
         From which layer upwards layers were random.
+
+    Examples
+    --------
+    >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
+    >>> found = audit(net, torch.rand(2, 4, generator=torch.manual_seed(0)), methods="gradient")
+    >>> print(found.judge("gradient").verdict)  # of two inputs
+    cannot tell
     """
 
     methods: tuple[str, ...]
@@ -260,6 +272,35 @@ class Audit:
         """
         table = self.convergence
         return [float(v) for v in table[(table["method"] == method) & (table["layer"] == layer)]["median"]]
+
+    def path(self, method: str) -> dict[str, float]:
+        """Return how far a method converges at each layer: the mean over pictures of the median absolute cosine.
+
+        Parameters
+        ----------
+        method : str
+
+        Returns
+        -------
+        dict from str to float
+            In the order in which the network runs; the input alone for a method that sends nothing back.
+        """
+        rows = self.convergence[self.convergence["method"] == method]
+        means = rows.groupby("layer", sort=False)["median"].mean()
+        return {str(layer): float(value) for layer, value in means.items()}
+
+    def chance(self, layer: str = INPUT) -> float:
+        """Return the median absolute cosine that independent vectors have at a layer.
+
+        Parameters
+        ----------
+        layer : str, default "input"
+
+        Returns
+        -------
+        float
+        """
+        return float(self.convergence[self.convergence["layer"] == layer]["chance"].iloc[0])
 
     def table(self) -> pd.DataFrame:
         """Return a row for each method and control: its verdict, and every number that it rests on.
@@ -397,7 +438,7 @@ def audit(
     seeded(seed)
     samples = samples.detach()
     named = by_name(methods, whole, samples, batch)
-    battery = Battery(whole, samples, named, targets, BUDGETS[budget], batch, baselines, seed, EXAMPLES)
+    battery = Battery(whole, samples, named, targets, BUDGETS[budget], batch, baselines, seed, EXAMPLES, stop)
     units = list(battery.units())
     progress = Progress([(kind, cost) for kind, cost, _ in units], description="audit")
     complete = True
@@ -408,10 +449,13 @@ def audit(
                 break
             with progress.unit():
                 work()
+        complete = complete and not stop()
     except KeyboardInterrupt:
         if not battery.measured.numbers:
             raise
         complete = False
+    finally:
+        progress.close()
     measured = battery.measured
     if not complete and not measured.numbers:
         raise InputError("the audit was stopped before anything was measured; allowed is to let it run.")

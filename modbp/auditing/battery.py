@@ -57,6 +57,11 @@ class Budget:
         Shares of the pixels that pixel flipping replaces.
     squares : int
         How many squares of pixels the shorter side of a picture has.
+
+    Examples
+    --------
+    >>> BUDGETS["quick"].others
+    1
     """
 
     others: int
@@ -92,6 +97,11 @@ class Measured:
         Why a method has no, or no more, numbers.
     examples : dict from str to Tensor, shape (classes, pictures, ...)
         Maps of the first pictures.
+
+    Examples
+    --------
+    >>> Measured().numbers
+    []
     """
 
     numbers: list[dict[str, Any]] = field(default_factory=list)
@@ -125,6 +135,17 @@ class Battery:
     seed : int
     examples : int
         Of how many pictures the maps are kept.
+    stop : callable, optional
+        Asked between methods, too, since a part of the work may take minutes.
+
+    Examples
+    --------
+    >>> net, x = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval(), torch.rand(2, 4)
+    >>> battery = Battery(net, x, {"gradient": "gradient"}, None, BUDGETS["quick"], 2, None, 0, 0)
+    >>> for kind, cost, work in battery.units():
+    ...     work()
+    >>> sorted({row["quantity"] for row in battery.measured.numbers})[:3]
+    ['alignment', 'all layers random', 'another class']
     """
 
     def __init__(
@@ -138,9 +159,10 @@ class Battery:
         baselines: Any,
         seed: int,
         examples: int,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.model, self.inputs, self.budget, self.batch, self.seed = model, inputs, budget, batch, seed
-        self.baselines, self.examples = baselines, examples
+        self.baselines, self.examples, self.stop = baselines, examples, stop
         self.pictures = inputs.dim() == 4
         # SSIM looks through a window; of what is smaller, or no picture, the cosine tells as well.
         self.measure = STRICT.label if self.pictures and min(inputs.shape[2:]) >= STRICT.window else COSINE
@@ -180,10 +202,10 @@ class Battery:
             chunk = range(start, min(start + self.batch, len(self.inputs)))
             size = len(chunk)
             yield "maps of classes", size * n * kinds * 0.7, lambda chunk=chunk: self._classes(chunk)  # type: ignore[misc]
-            if self.pictures:
-                flips = 2 * sum(0 < s < 1 for s in self.budget.shares) * (n + 1)
-                yield "pixel flipping", size * flips / 3, lambda chunk=chunk: self._flip(chunk)  # type: ignore[misc]
             for i in chunk:
+                if self.pictures:
+                    flips = 2 * sum(0 < s < 1 for s in self.budget.shares) * (n + 1)
+                    yield "pixel flipping", flips / 3, lambda i=i, at=i - start: self._flip(i, at)  # type: ignore[misc]
                 yield "random layers", n * (len(self.stages) + 1), lambda i=i: self._randomize(i)  # type: ignore[misc]
                 if i < self.budget.converging and ours:
                     cost = ours * (1 + self.budget.vectors)
@@ -205,7 +227,7 @@ class Battery:
         self._of_each(one)
 
     def _classes(self, chunk: range) -> None:
-        asked = self.asked[list(chunk)]
+        asked, self._to_flip = self.asked[list(chunk)], {}
 
         def one(explainer: Explainer) -> None:
             maps = self._maps(explainer, chunk, asked)
@@ -256,29 +278,28 @@ class Battery:
             more = maps[:, :missing].detach().cpu()
             self.measured.examples[explainer.name] = more if held is None else torch.cat([held, more], 1)
 
-    def _flip(self, chunk: range) -> None:
-        drawn = {e.name: e.drawn.channels for e in self.explainers if e.name in self._to_flip}
-        maps = {name: self._to_flip[name] for name in drawn}
-        self._to_flip = {}
-        if not maps:
+    def _flip(self, i: int, at: int) -> None:
+        """Flip the pixels of a picture, whose maps are at one place of those that were kept."""
+        drawn = {e.name: e.drawn.channels for e in self.explainers if len(self._to_flip.get(e.name, ())) > at}
+        if not drawn:
             return
         table = pixel_flipping(
             self.model,
-            self.inputs[list(chunk)],
-            maps,
-            self.asked[list(chunk), 0],
+            self.inputs[i : i + 1],
+            {name: self._to_flip[name][at : at + 1] for name in drawn},
+            self.asked[i : i + 1, 0],
             order=("most", "least"),
             shares=self.budget.shares,
             patch=max(1, min(self.inputs.shape[2:]) // self.budget.squares),
             channels=drawn,
             batch=self.batch,
-            seed=self.seed + chunk[0],
+            seed=self.seed + i,
         )
-        table["image"] += chunk[0]
+        table["image"] = i
         self.measured.curves.append(table)
         areas = flipping_area(table)
-        for method, image, separation in areas[["method", "image", "separation"]].itertuples(index=False):
-            self._row(method, SEPARATION, "", image, separation)
+        for method, separation in areas[["method", "separation"]].itertuples(index=False):
+            self._row(method, SEPARATION, "", i, separation)
 
     def _randomize(self, i: int) -> None:
         """Compare with networks with random layers: others for each picture, so that the draw counts as spread."""
@@ -383,7 +404,8 @@ class Battery:
 
         def guarded(explainer: Explainer) -> tuple[Explainer, Exception] | None:
             try:
-                function(explainer)
+                if not self.stop():
+                    function(explainer)
             except Exception as error:  # the code may be a user's, and raise anything
                 return explainer, error
             return None

@@ -41,7 +41,13 @@ CONTROLS: Mapping[str, Mapping[str, Answer]] = MappingProxyType(
 
 
 class Verdict(StrEnum):
-    """What a method's maps depend on."""
+    """What a method's maps depend on.
+
+    Examples
+    --------
+    >>> print(Verdict.INPUT)
+    depends on the input alone
+    """
 
     DECISION = "depends on the class and on the later layers"
     CLASS = "depends on the class, not on the later layers"
@@ -50,11 +56,21 @@ class Verdict(StrEnum):
     INPUT = "depends on the input alone"
     IGNORES = "depends neither on the class nor on the later layers"
     NOTHING = "depends on nothing"
+    CLASS_ONLY = "depends on the class; cannot tell for the later layers"
+    LAYERS_ONLY = "depends on the later layers; cannot tell for the class"
+    NOT_CLASS = "does not depend on the class; cannot tell for the later layers"
+    NOT_LAYERS = "does not depend on the later layers; cannot tell for the class"
     CANNOT_TELL = "cannot tell"
 
 
 class Finding(StrEnum):
-    """Whether the pixels that a map ranks first matter to the network."""
+    """Whether the pixels that a map ranks first matter to the network.
+
+    Examples
+    --------
+    >>> print(Finding.BETTER)
+    better than chance
+    """
 
     BETTER = "better than chance"
     WORSE = "worse than chance"
@@ -74,6 +90,13 @@ MEANINGS: Mapping[Verdict, str] = MappingProxyType(
         Verdict.IGNORES: "Do not use it as evidence about the decision: the class and the later layers could be others,"
         " and the map would be the same.",
         Verdict.NOTHING: "It is the same map for every picture. There is no use for it.",
+        Verdict.CLASS_ONLY: "It says something of the class. Whether it needs the layers that decide is open: more"
+        " pictures may settle it.",
+        Verdict.LAYERS_ONLY: "It follows what the network has learned. Whether it is another map for another class is"
+        " open: do not use it yet to ask why this class and no other.",
+        Verdict.NOT_CLASS: "It is the same map for another class. Do not use it to ask why this class and no other.",
+        Verdict.NOT_LAYERS: "It is the same map without what the later layers have learned. Do not take it for the"
+        " reason of the decision, which is made there.",
         Verdict.CANNOT_TELL: "These pictures do not settle it. More of them may; until then, do not rely on it.",
     }
 )
@@ -101,6 +124,11 @@ class Interval:
         NaN where there are too few values for an interval of `CONFIDENCE`: it takes six.
     defined, undefined : int
         How many values were numbers, and how many were not and are left out.
+
+    Examples
+    --------
+    >>> print(Interval(0.95, 0.91, 1.0, 10))
+    0.95 (0.91 to 1.00)
     """
 
     median: float
@@ -225,7 +253,7 @@ def verdict(answers: Mapping[str, Answer]) -> Verdict:
     Returns
     -------
     Verdict
-        `CANNOT_TELL` wherever the class or the later layers are not answered: both concern what decides.
+        `CANNOT_TELL` where neither the class nor the later layers are answered.
 
     Examples
     --------
@@ -233,7 +261,7 @@ def verdict(answers: Mapping[str, Answer]) -> Verdict:
     >>> verdict({CLASS: same, LATER: same, ALL: changed, IMAGE: changed}).value
     'depends on the input and on the early layers alone'
     >>> verdict({CLASS: changed}).value
-    'cannot tell'
+    'depends on the class; cannot tell for the later layers'
     """
     asked = [answers.get(question, Answer.CANNOT_TELL) for question in QUESTIONS]
     by_class, by_later, by_all, by_image = asked
@@ -242,6 +270,10 @@ def verdict(answers: Mapping[str, Answer]) -> Verdict:
         (Answer.CHANGED, Answer.SAME): Verdict.CLASS,
         (Answer.SAME, Answer.CHANGED): Verdict.LAYERS,
         (Answer.SAME, Answer.SAME): Verdict.IGNORES,
+        (Answer.CHANGED, Answer.CANNOT_TELL): Verdict.CLASS_ONLY,
+        (Answer.CANNOT_TELL, Answer.CHANGED): Verdict.LAYERS_ONLY,
+        (Answer.SAME, Answer.CANNOT_TELL): Verdict.NOT_CLASS,
+        (Answer.CANNOT_TELL, Answer.SAME): Verdict.NOT_LAYERS,
     }
     found = decisive.get((by_class, by_later), Verdict.CANNOT_TELL)
     if found is not Verdict.IGNORES:

@@ -5,6 +5,7 @@ behind when a cell fails. Here all of these stop with one sentence.
 """
 
 from modbp.notebooks.reading import FOLDER, check, claims, find, heading, known_walkthroughs, parameters, parse
+from modbp.notebooks.report import write_html
 from modbp.notebooks.running import (
     MARK,
     QUIET_KERNEL,
@@ -35,4 +36,5 @@ __all__ = [
     "parse",
     "run",
     "side_by_side",
+    "write_html",
 ]

@@ -7,14 +7,13 @@ import json
 import logging
 import math
 from collections.abc import Collection, Mapping
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from modbp import walkthrough
-from modbp.errors import InputError, first_line
+from modbp.errors import InputError, first_line, nearest
 from modbp.walkthrough import Allowed, check_parameters
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
@@ -49,7 +48,7 @@ def find(name: str) -> Path:
     known = [path.stem for path in known_walkthroughs()]
     allowed = "are the names that 'modbp list' prints, and the path" if known else "is the path"
     raise InputError(
-        f"the walkthrough {name!r} does not exist{_nearest(Path(name).stem, known)}; allowed {allowed} of a notebook."
+        f"the walkthrough {name!r} does not exist{nearest(Path(name).stem, known)}; allowed {allowed} of a notebook."
     )
 
 
@@ -66,12 +65,6 @@ def known_walkthroughs() -> list[Path]:
     'adversarial'
     """
     return sorted(FOLDER.glob("*.ipynb"))
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    """Return the question which of the known names was meant, or nothing where none is near."""
-    near = get_close_matches(name, known, n=3) or [k for k in known if len(name) > 2 and name in k][:3]
-    return f" (did you mean {' or '.join(near)}?)" if near else ""
 
 
 def parameters(path: Path) -> dict[str, Any]:
@@ -170,7 +163,7 @@ def _check_names(path: Path, given: Collection[str], defaults: Collection[str]) 
     for name in given:
         if name not in defaults:
             raise InputError(
-                f"{path.stem} has no parameter {name!r}{_nearest(name, defaults)};"
+                f"{path.stem} has no parameter {name!r}{nearest(name, defaults)};"
                 f" allowed are {', '.join(defaults) or 'none'}."
             )
 

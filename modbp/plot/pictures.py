@@ -23,7 +23,8 @@ def as_picture(attribution: Tensor) -> np.ndarray[Any, Any]:
 
     Parameters
     ----------
-    attribution : Tensor, shape (3, height, width)
+    attribution : Tensor, shape (channels, height, width)
+        Three channels are red, green and blue; any other number is added up and drawn gray.
 
     Returns
     -------
@@ -42,13 +43,18 @@ def as_picture(attribution: Tensor) -> np.ndarray[Any, Any]:
     >>> as_picture(torch.zeros(3, 2, 2))[0, 0]
     array([0.5, 0.5, 0.5])
     """
-    if attribution.dim() != 3 or attribution.shape[0] != 3:
-        raise InputError(f"the map has shape {tuple(attribution.shape)}; allowed is (3, height, width).")
-    values = attribution.detach().cpu().double().permute(1, 2, 0).numpy()
+    if attribution.dim() != 3:
+        raise InputError(f"the map has shape {tuple(attribution.shape)}; allowed is (channels, height, width).")
+    values = _colors(attribution)
     full = np.percentile(np.abs(values), CLIP) or np.abs(values).max()
     if not np.isfinite(full) or full == 0:
         return np.full(values.shape, 0.5)
     return np.clip(0.5 + values / (2 * full), 0, 1)
+
+
+def _colors(x: Tensor) -> np.ndarray[Any, Any]:
+    x = x.detach().cpu().double()
+    return (x if len(x) == 3 else x.sum(0, keepdim=True).expand(3, -1, -1)).permute(1, 2, 0).numpy()
 
 
 def photograph(x: Tensor) -> np.ndarray[Any, Any]:
@@ -56,7 +62,8 @@ def photograph(x: Tensor) -> np.ndarray[Any, Any]:
 
     Parameters
     ----------
-    x : Tensor, shape (3, height, width)
+    x : Tensor, shape (channels, height, width)
+        Three channels are red, green and blue; any other number is added up and drawn gray.
 
     Returns
     -------
@@ -68,7 +75,7 @@ def photograph(x: Tensor) -> np.ndarray[Any, Any]:
     >>> float(photograph(torch.arange(12.0).reshape(3, 2, 2)).max())
     1.0
     """
-    values = x.detach().cpu().double().permute(1, 2, 0).numpy()
+    values = _colors(x)
     low, high = values.min(), values.max()
     return (values - low) / (high - low) if high > low else np.full(values.shape, 0.5)
 
@@ -117,8 +124,8 @@ def map_grid(inputs: Tensor, maps: Mapping[str, Mapping[str, Tensor]], most: int
 
     Parameters
     ----------
-    inputs : Tensor, shape (images, 3, height, width)
-    maps : mapping from label to mapping from method to Tensor of the shape of `inputs`
+    inputs : Tensor, shape (images, channels, height, width)
+    maps : mapping from label to mapping from method to Tensor, shape (images, channels, height, width)
     most : int, default 4
         Draw no more photographs than that.
 

@@ -117,13 +117,18 @@ def _explainer(name: str, method: Any, model: Callable[..., Any]) -> Explainer:
         ends = (0.0, 100.0) if composite.name == "rectgrad" else Drawn().percentiles
         return Explainer(name, of_ours, Drawn("max_absolute" if composite.name in UNSIGNED else "sum", ends))
     if isinstance(method, type) and issubclass(method, Attribution):
-        return Explainer(name, _by_class(name, lambda net: method(net).attribute), ours=False)
+        return Explainer(name, _by_class(name, _of_captum(method)), ours=False)
     if isinstance(method, Attribution) or not callable(method):
         raise InputError(
             f"methods has {name!r} of type {type(method).__name__}; allowed are names of modbp.METHODS, composites,"
             " methods of modbp.attr, classes of captum.attr, and functions of (model, inputs, target)."
         )
     return Explainer(name, _by_class(name, lambda net: lambda x, target: method(net, x, target)), ours=False)
+
+
+def _of_captum(method: type) -> Callable[[Any], Callable[..., Tensor]]:
+    # On a copy that asks for a gradient, or Captum warns at every call that it has to.
+    return lambda net: lambda x, target: method(net).attribute(x.detach().clone().requires_grad_(), target=target)
 
 
 def _by_class(name: str, attribute_of: Callable[[Any], Callable[..., Tensor]]) -> Maps:
