@@ -196,6 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "network": options.network,
             "methods": options.methods,
             "layers": options.layers,
+            "rounds": options.rounds,
             "seconds_per_image": per_image(options, device),
             "scaling_measures": options.scaled,
             "scaling": [scaling(options, workers, device) for workers in options.workers],

@@ -71,7 +71,8 @@ def describe(results: Results) -> str:
     where = machine.get("accelerator", machine["processor"])
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     looked = f"{len(results['methods'])} methods ({', '.join(results['methods'])}), {len(results['layers'])} layers"
-    return f"Network {results['network']}, pictures of 224 × 224; {looked}, one seed; {where}; {versions}."
+    rounds = "one round" if results["rounds"] == 1 else f"median of {results['rounds']} rounds"
+    return f"Network {results['network']}; {looked}, one seed; {rounds}; {where}; {versions}."
 
 
 def costs_table(results: Results) -> str:

@@ -95,6 +95,7 @@ def _run(options: argparse.Namespace) -> int:
                 out,
                 title=f"Audit of {options.model}",
                 description=f"Which saliency maps of {options.model} can be trusted, by a battery of checks.",
+                at_defaults=False,
             )
             return list(dict.fromkeys(notebooks.notes(executed)))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modbp import __version__, audit_command, notebooks
-from modbp.errors import InputError
+from modbp.errors import InputError, first_line
 from modbp.files import expand
 from modbp.sweep import command as sweep_command
 from modbp.walkthrough import check_writable
@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:  # such as of a name that is too long for a file
-        print(f"modbp: '{error.filename}' cannot be used ({error.strerror}).", file=sys.stderr)
+        said = first_line(error) if error.filename is None else f"'{error.filename}' cannot be used ({error.strerror})"
+        print(f"modbp: {said}.", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interruption:
         number = interruption.args[0] if isinstance(interruption, _Stopped) else signal.SIGINT

@@ -49,6 +49,10 @@ WITHOUT_EXAMPLES = {
     "modbp.claims.predictions": {"Verdict", "Claim", "Check"},  # plain records, shown at `check` and `find`
     "modbp.claims.scorecard": {"Row"},  # a plain record, shown at `scorecard`
     "modbp.claims.guidance": {"Answer", "Conclusion", "Guidance"},  # shown at `answer`, `conclude` and `guide`
+    # They start processes or wait for them; the page on sweeps shows them at work.
+    "modbp.sweep.clusters": {"IgnoreInterrupts", "at", "make", "of_jobs", "on_this_machine"},
+    "modbp.sweep.run": {"Job", "Measuring", "Running"},  # made by `run`, which has an example
+    "modbp.sweep.runs": {"execute", "rows"},  # they run a whole notebook; `modbp.notebooks.run` has none either
 }
 """What has no example of its own, and why that is enough."""
 

@@ -45,13 +45,13 @@ def code(source: str, *outputs: Any, **metadata: Any) -> Any:
 def make(tmp_path: Path) -> Make:
     """Write a notebook of some cells as HTML, and return the page; a text is a cell of Markdown."""
 
-    def make(*cells: Any, title: str = "Report", description: str = "") -> BeautifulSoup:
+    def make(*cells: Any, title: str = "Report", description: str = "", **options: Any) -> BeautifulSoup:
         notebook = nbformat.v4.new_notebook(
             cells=[nbformat.v4.new_markdown_cell(c) if isinstance(c, str) else c for c in cells]
         )
         source, output = tmp_path / "demo.ipynb", tmp_path / "report.html"
         nbformat.write(notebook, source)
-        notebooks.write_html(source, output, title=title, description=description)
+        notebooks.write_html(source, output, title=title, description=description, **options)
         assert sorted(p.name for p in tmp_path.iterdir()) == ["demo.ipynb", "report.html"]
         return BeautifulSoup(output.read_text(encoding="utf-8"), "html.parser")
 
@@ -71,6 +71,18 @@ def test_a_heading_of_the_notebook_is_the_only_one(make: Make) -> None:
     page = make("# Of its own\n\ntext", "## Second")
     assert [h.string for h in page.find_all(["h1", "h2"])] == ["Of its own", "Second"]
     assert page.find("meta", {"name": "description"}) is None
+
+
+def test_of_a_run_with_other_parameters_nothing_is_said_that_holds_for_the_defaults(make: Make) -> None:
+    about = nbformat.v4.new_markdown_cell("Ten photographs.", metadata={"tags": ["about-defaults"]})
+    metadata = {"mystnb": {"image": {"alt": "Two dogs."}, "figure": {"caption": "Maps of the pictures."}}}
+    picture = code("draw()", result(png=png(), text="<plot of cosine: gradient>"), **metadata)
+    at_defaults, other = make(about, picture, "The rest."), make(about, picture, "The rest.", at_defaults=False)
+    assert "Ten photographs." in at_defaults.text
+    assert at_defaults.img["alt"] == "Two dogs."
+    assert "Ten photographs." not in other.text
+    assert "The rest." in other.text
+    assert other.img["alt"] == "plot of cosine: gradient. Maps of the pictures."
 
 
 def test_a_line_of_code_is_no_heading(make: Make) -> None:

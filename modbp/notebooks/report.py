@@ -62,7 +62,11 @@ _INLINE = re.compile(
 _FENCE = re.compile(r"(?P<indent> *)(?P<fence>`{3,}|~{3,}|:{3,})(?P<info>.*)")
 
 
-def write_html(notebook: Path, output: Path, *, title: str, description: str = "") -> None:
+ABOUT_DEFAULTS = "about-defaults"
+"""The tag of cells that speak of a notebook's run at its defaults."""
+
+
+def write_html(notebook: Path, output: Path, *, title: str, description: str = "", at_defaults: bool = True) -> None:
     r"""Write an executed notebook as one HTML file, whole or not at all.
 
     The file asks no other file or host for anything, and holds no script. Pictures are in it, with the alternative
@@ -78,6 +82,10 @@ def write_html(notebook: Path, output: Path, *, title: str, description: str = "
         Of the window; the heading, too, where the notebook has none of the first level.
     description : str, default ""
         One sentence, which search engines and previews show.
+    at_defaults : bool, default True
+        Whether the notebook ran at its defaults. If not, what it says of that run is left out: cells tagged
+        `about-defaults`, and alternative texts, in whose place each picture is described by what it shows and by its
+        caption.
 
     Raises
     ------
@@ -99,6 +107,8 @@ def write_html(notebook: Path, output: Path, *, title: str, description: str = "
 
     output = check_writable(output, "the report")
     found = nbformat.read(notebook, as_version=4)
+    if not at_defaults:
+        found.cells = [cell for cell in found.cells if ABOUT_DEFAULTS not in cell.metadata.get("tags", [])]
     hidden = {"remove_cell_tags": {"remove-cell"}, "remove_all_outputs_tags": {"remove-output"}}
     exporter = HTMLExporter(
         template_file=str(_DATA / "report.html.j2"),
@@ -110,7 +120,7 @@ def write_html(notebook: Path, output: Path, *, title: str, description: str = "
     said: set[str] = set()
     for cell in found.cells:
         if cell.cell_type == "code":
-            _describe_pictures(cell)
+            _describe_pictures(cell, at_defaults)
             _leave_out_said(cell, said)
     report = {
         "title": title,
@@ -131,18 +141,19 @@ class _Shown:
     caption: str
 
 
-def _describe_pictures(cell: Any) -> None:
+def _describe_pictures(cell: Any, at_defaults: bool) -> None:
     """Give each output of a code cell that holds a picture its address, its alternative text and its caption."""
     given = cell.metadata.get("mystnb", {})
     caption = str(given.get("figure", {}).get("caption", ""))
-    alternative = str(given.get("image", {}).get("alt", ""))
+    alternative = str(given.get("image", {}).get("alt", "")) if at_defaults else ""
     shown = [o for o in cell.outputs if any(kind in o.get("data", {}) for kind in _PICTURES)]
     for number, output in enumerate(shown, 1):
         kind = next(kind for kind in _PICTURES if kind in output.data)
         data = output.data[kind]
         content = base64.b64encode(data.encode()).decode() if kind == "image/svg+xml" else "".join(data.split())
         said = output.data.get("text/plain", "").strip().strip("<>")
-        described = alternative or said or caption or "A picture without a description"
+        described = alternative or ". ".join(part for part in (said, caption) if part)
+        described = described or "A picture without a description"
         if len(shown) > 1:
             described = f"{described} ({number} of {len(shown)})"
         output["picture"] = _Shown(

@@ -39,6 +39,11 @@ def estimate(tasks: Iterable[Task], device: str = "auto", threads: int = 1) -> f
     Returns
     -------
     float
+
+    Examples
+    --------
+    >>> estimate([])
+    0.0
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)

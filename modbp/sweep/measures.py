@@ -107,6 +107,11 @@ class Value:
         `"fine"`, or why there is no value.
     target, other : int or None
         The class that is explained, and the one that it is compared with.
+
+    Examples
+    --------
+    >>> Value(Method("gradient"), "input", "median", 0.5).state
+    'fine'
     """
 
     method: Method
@@ -130,8 +135,14 @@ class Sample:
     x : Tensor, shape (1, channels, height, width)
     sha256 : str
         Of the picture's file. What is drawn at random for a picture depends on it, and not on the picture's place.
-    target : int, optional
-        The explained class, by default the predicted one.
+    target : int
+        The explained class.
+
+    Examples
+    --------
+    >>> sample = Sample.of(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), torch.zeros(1, 3, 2, 2), "ab")
+    >>> sample.drawn(0) == sample.drawn(0), sample.drawn(0) == sample.drawn(1)
+    (True, False)
     """
 
     network: nn.Module
@@ -190,6 +201,11 @@ class Measurement:
         Whether it needs methods that send relevance from layer to layer.
     controls : tuple of str
         What is measured besides the methods, for comparison.
+
+    Examples
+    --------
+    >>> MEASUREMENTS["flipping"].controls
+    ('random order', 'edges')
     """
 
     name: str

@@ -117,6 +117,11 @@ class Runs:
         What all runs have in common.
     axes : dict from str to list
         The parameters that vary, with their values.
+
+    Examples
+    --------
+    >>> Runs.of({"notebook": "csc-vgg16", "grid": {"seed": [0, 1]}}).axes
+    {'seed': [0, 1]}
     """
 
     notebook: Path
@@ -349,6 +354,11 @@ class Picture:
         Of its file; empty where it cannot be read.
     reason : str
         Why it cannot be read; empty where it can.
+
+    Examples
+    --------
+    >>> pictures("embedded", 1)[0].reason
+    ''
     """
 
     path: Path
@@ -409,6 +419,12 @@ class Subject:
     network : Network
     identity : Identity
     wanted : tuple of Wanted
+
+    Examples
+    --------
+    >>> wanted = (Wanted("csc", Method("gradient"), 0, ("input", "features.1")),)
+    >>> Subject(Network("vgg16"), Identity("a", "b", "c"), wanted).rows
+    8
     """
 
     network: Network
@@ -460,6 +476,13 @@ class Task:
     subject : Subject
     picture : Picture
     wanted : tuple of Wanted
+
+    Examples
+    --------
+    >>> wanted = (Wanted("classes", Method("gradient"), 0),)
+    >>> subject = Subject(Network("vgg16"), Identity("a", "b", "c"), wanted)
+    >>> Task(subject, Picture(Path("cat.png"), "ab"), wanted).rows
+    6
     """
 
     subject: Subject
@@ -507,6 +530,11 @@ class Plan:
     pictures : tuple of Picture
     notes : tuple of str
         What is left out, and why.
+
+    Examples
+    --------
+    >>> Plan(Grid.of({"measure": "classes", "methods": "gradient"}), (), ()).rows
+    0
     """
 
     grid: Grid

@@ -47,6 +47,11 @@ class Failure:
     rows : int
         How many rows are missing for it.
     reason : str
+
+    Examples
+    --------
+    >>> Failure({"image": "cat.png"}, 18, "it is no picture").rows
+    18
     """
 
     what: dict[str, Any]
@@ -70,6 +75,11 @@ class Outcome:
         From the first task to the last, without the start of the workers.
     estimated : float or None
         The same, as it was foretold.
+
+    Examples
+    --------
+    >>> Outcome(Path("results"), rows=10, added=4).failures
+    ()
     """
 
     folder: Path

@@ -34,6 +34,11 @@ class NotebookOrder:
         For the kernel (`OMP_NUM_THREADS`).
     version : str, optional
         Of modbp, which must be the worker's.
+
+    Examples
+    --------
+    >>> NotebookOrder("demo.ipynb", b"{}", {"seed": 1}).threads
+    1
     """
 
     name: str
@@ -45,7 +50,13 @@ class NotebookOrder:
 
 @dataclass(frozen=True)
 class NotebookAnswer:
-    """What a worker returns: the bytes of the executed copy and of the record."""
+    """What a worker returns: the bytes of the executed copy and of the record.
+
+    Examples
+    --------
+    >>> NotebookAnswer(b"{}", b"{}").record
+    b'{}'
+    """
 
     notebook: bytes
     record: bytes
@@ -98,6 +109,14 @@ def keep(run: Run, answer: NotebookAnswer) -> None:
     ------
     InputError
         If they cannot be written.
+
+    Examples
+    --------
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     run = Run(notebooks.find("csc-vgg16"), "csc-vgg16.seed=1", Path(folder), {"seed": 1})
+    ...     keep(run, NotebookAnswer(b"{}", b"{}"))
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['csc-vgg16.seed=1.ipynb', 'csc-vgg16.seed=1.json']
     """
     try:
         for path, content in ((run.record, answer.record), (run.notebook, answer.notebook)):

@@ -70,6 +70,12 @@ class Identity:
         SHA-256 of how it prints, without addresses in memory.
     preprocessing : str
         SHA-256 of what its transform makes of a fixed picture.
+
+    Examples
+    --------
+    >>> network, identity = load(Network("efficientnet_lite0", "random"))
+    >>> identity == Identity.of(network, "the same")
+    True
     """
 
     weights: str
@@ -142,6 +148,11 @@ def load(network: Network, device: str = "cpu") -> tuple[Any, Identity]:
     Returns
     -------
     nn.Module and Identity
+
+    Examples
+    --------
+    >>> load(Network("efficientnet_lite0", "random")) is load(Network("efficientnet_lite0", "random"))
+    True
     """
     with _lock:
         return _loaded(network, device)
@@ -206,6 +217,11 @@ class Order:
     device : {"auto", "cpu", "cuda"}, default "auto"
     version : str, optional
         Of modbp, which must be the worker's.
+
+    Examples
+    --------
+    >>> Order(Network("vgg16"), Identity("a", "b", "c"), "cat.png", b"", ()).device
+    'auto'
     """
 
     network: Network
@@ -230,6 +246,11 @@ class Answer:
         What could not be measured, and why.
     seconds : float
         How long the worker took.
+
+    Examples
+    --------
+    >>> Answer().rows
+    []
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -254,6 +275,14 @@ def measure(order: Order) -> Answer:
     ------
     InputError
         If the picture cannot be read, or the worker's network or version of modbp is another one.
+
+    Examples
+    --------
+    >>> from modbp.sweep.plan import Grid, plan
+    >>> grid = {"measure": "classes", "methods": "gradient", "networks": "efficientnet_lite0", "n_images": 1}
+    >>> task = next(plan(Grid.of(grid)).tasks())
+    >>> len(measure(task.order()).rows) == task.rows
+    True
     """
     with _lock, _quiet():
         begun = time.perf_counter()
