@@ -1,6 +1,6 @@
 """Measure what a sweep costs: each measurement of one picture, the same work on more workers, and tasks without work.
 
-    python benchmarks/sweep.py [--images 8] [--workers 1 2] [--device cpu] [--out FILE]
+    python benchmarks/sweep.py [--images 8] [--workers 1 2] [--device cpu] [--parts PART ...] [--out FILE]
 
 It writes one JSON file:
 
@@ -42,6 +42,7 @@ from modbp.sweep.worker import Answer, Wanted, measure, pick_device
 
 METHODS = ["gradient", "guided_backprop", "input_x_gradient", "lrp_zplus", "epsilon_plus", "deeplift_rescale"]
 LAYERS = ["features.1", "features.15", "features.29", "classifier.1"]
+PARTS = ("seconds_per_image", "scaling", "overhead")
 OUT = Path(__file__).resolve().parents[1] / "book" / "_static" / "sweep.json"
 
 
@@ -58,6 +59,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--scaled", nargs="+", default=["csc", "alignment"], help="the measurements of the scaling")
     parser.add_argument("--empty", type=int, default=200, help="tasks without work")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="the others stay as the file has them")
     parser.add_argument("--out", type=Path, default=OUT)
     return parser.parse_args(arguments)
 
@@ -190,17 +192,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         device = pick_device(options.device)
         torch.set_num_threads(1)
-        found = {
+        measures: dict[str, Callable[[], Any]] = {
+            "seconds_per_image": lambda: per_image(options, device),
+            "scaling": lambda: [scaling(options, workers, device) for workers in options.workers],
+            "overhead": lambda: [overhead(options.empty, workers) for workers in options.workers],
+        }
+        before = {} if set(options.parts) == set(PARTS) else json.loads(options.out.read_text(encoding="utf-8"))
+        found = before | {
             "machine": machine(device),
             "device": device,
             "network": options.network,
             "methods": options.methods,
             "layers": options.layers,
             "rounds": options.rounds,
-            "seconds_per_image": per_image(options, device),
             "scaling_measures": options.scaled,
-            "scaling": [scaling(options, workers, device) for workers in options.workers],
-            "overhead": [overhead(options.empty, workers) for workers in options.workers],
+            **{part: measures[part]() for part in options.parts},
         }
         with replacing(options.out.absolute()) as temporary:
             temporary.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

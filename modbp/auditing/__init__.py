@@ -373,10 +373,10 @@ def audit(
     Each method explains the same pictures, classes and random networks. Its map is compared with its maps of other
     classes, of the network with the last quarter of its layers random, of the network with all layers random, and of
     another picture. Beside these stand the same map computed again and the map's own pixels, shuffled; noise and edges
-    go through everything as controls. The structural similarity (for other inputs than pictures the cosine) with its
-    95 % interval over pictures answers by the thresholds of `modbp.claims.guidance`, unless the rank correlation
-    contradicts. Convergence, the distance between
-    classes, the alignment with the input and pixel flipping are measured too; pixel flipping says what a verdict means.
+    go through everything as controls. The structural similarity (for other inputs than pictures the cosine) answers
+    with its 95 % interval over pictures, by the thresholds `SAME` and `CHANGED`, unless the rank
+    correlation contradicts. Convergence, the distance between classes, the alignment with the input and pixel flipping
+    are measured too; pixel flipping says what a verdict means.
 
     It takes six pictures or more to tell anything. An interruption from the keyboard ends the audit with what was
     measured until then.

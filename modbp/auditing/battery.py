@@ -485,7 +485,7 @@ def stages_of(layers: list[str], shares: tuple[float, ...]) -> dict[str, str]:
     """Return from which layer upwards the layers are random at each stage of the cascade.
 
     The later layers, which a verdict asks for, are the last quarter. In VGG16 that is the dense layers, on which the
-    book's own guidance rests (`modbp.claims.guidance.DECISIVE`), and the convolution in front of them.
+    book's own guidance rests (its decisive questions), and the convolution in front of them.
 
     Parameters
     ----------

@@ -182,10 +182,10 @@ def interval(values: Iterable[float], confidence: float = CONFIDENCE) -> Interva
 def answer(similarity: Interval, floor: Interval, ceiling: Interval, second: Interval) -> Answer:
     """Return what a similarity says of a map, beside the method's own floor and ceiling and a second measure.
 
-    The whole interval must lie beyond a threshold of `modbp.claims.guidance`. A map that is the same must be more like
-    the other one than its own pixels, shuffled, are like itself: sparse maps are alike wherever they are empty. A map
-    that is another one must be less like the other one than the same map, computed twice: a method that draws at random
-    never returns the same. And the second measure must not say the opposite.
+    The whole interval must lie beyond a threshold, `SAME` or `CHANGED`. A map that is the same must be
+    more like the other one than its own pixels, shuffled, are like itself: sparse maps are alike wherever they are
+    empty. A map that is another one must be less like the other one than the same map, computed twice: a method that
+    draws at random never returns the same. And the second measure must not say the opposite.
 
     Parameters
     ----------
