@@ -43,6 +43,11 @@ def _seconds(value: float) -> str:
     return f"{value:.3f}" if value < 0.1 else f"{value:.2f}"
 
 
+def _printed(value: float) -> float:
+    """Return a number as it is printed, so that a reader who multiplies gets what the page says."""
+    return float(_seconds(value))
+
+
 def measurements(results: Results) -> dict[str, dict[str, float]]:
     """Return the seconds of one picture, by measurement and method, without the preparation."""
     return {name: found for name, found in results["seconds_per_image"].items() if name != "preparation"}
@@ -50,19 +55,19 @@ def measurements(results: Results) -> dict[str, dict[str, float]]:
 
 def per_task(results: Results) -> float:
     """Return the seconds that a task takes without work, with as many workers as were tried."""
-    return float(results["overhead"][-1]["seconds_per_task"])
+    return _printed(results["overhead"][-1]["seconds_per_task"])
 
 
 def per_picture(results: Results) -> float:
     """Return the seconds of everything that was measured of one picture."""
-    parts = [results["seconds_per_image"]["preparation"]["forward"], per_task(results)]
-    return float(sum(parts) + sum(found["together"] for found in measurements(results).values()))
+    parts = [_printed(results["seconds_per_image"]["preparation"]["forward"]), per_task(results)]
+    return _printed(sum(parts) + sum(_printed(found["together"]) for found in measurements(results).values()))
 
 
 def efficiency(results: Results) -> float:
     """Return the share of the workers' time that is work: 1 where n workers are n times as fast as one."""
     first, last = results["scaling"][0], results["scaling"][-1]
-    return float(first["work"] * first["workers"] / (last["work"] * last["workers"]))
+    return _printed(first["work"] * first["workers"] / (last["work"] * last["workers"]))
 
 
 def describe(results: Results) -> str:
@@ -78,20 +83,16 @@ def describe(results: Results) -> str:
 def costs_table(results: Results) -> str:
     """Return the seconds of one picture: each method by itself, and all together."""
     found = measurements(results)
-    methods = [m for m in results["methods"] if any(m in by_method for by_method in found.values())]
-    rows = []
-    for name, by_method in found.items():
-        alone = [seconds for method, seconds in by_method.items() if method != "together"]
-        rows.append(
-            [
-                f"`{name}`",
-                *(_seconds(by_method[m]) if m in by_method else "–" for m in methods),
-                _seconds(sum(alone)),
-                _seconds(by_method["together"]),
-                decimals(by_method["together"] / sum(alone)),
-            ]
-        )
-    return _table(["Seconds of one picture", *methods, "sum", "together", "together ÷ sum"], rows)
+    alone = {name: {m: s for m, s in by_method.items() if m != "together"} for name, by_method in found.items()}
+    methods = list(dict.fromkeys(method for by_method in alone.values() for method in by_method))
+    rows = [[m, *(_seconds(alone[name][m]) if m in alone[name] else "–" for name in found)] for m in methods]
+    sums = {name: sum(by_method.values()) for name, by_method in alone.items()}
+    rows += [
+        ["**sum**", *(_seconds(sums[name]) for name in found)],
+        ["**together**", *(_seconds(found[name]["together"]) for name in found)],
+        ["together ÷ sum", *(decimals(found[name]["together"] / sums[name]) for name in found)],
+    ]
+    return _table(["Seconds of one picture", *(f"`{name}`" for name in found)], rows)
 
 
 def scaling_table(results: Results) -> str:
@@ -126,7 +127,6 @@ def extrapolation(results: Results, what: str) -> str:
     """Return the arithmetic of 50,000 pictures, line by line."""
     preparation, task = results["seconds_per_image"]["preparation"]["forward"], per_task(results)
     one, share = per_picture(results), efficiency(results)
-    work = one - task
     parts = [f"{_seconds(found['together'])} ({name})" for name, found in measurements(results).items()]
     total = PICTURES * one
     many = total / (MANY * share)
@@ -137,8 +137,8 @@ def extrapolation(results: Results, what: str) -> str:
         f"- On {MANY} of them, at the efficiency {decimals(share)} that was measured above: {total:,.0f} s ÷ ({MANY} ×"
         f" {decimals(share)}) = {many:,.0f} s = **{duration(many)}**. Machines that share no memory should do better.",
         f"- The limit of one driver: {PICTURES:,} × {_seconds(task)} s = {PICTURES * task:,.0f} s ="
-        f" {duration(PICTURES * task)}, however many workers there are. {_seconds(work)} s of work ÷ {_seconds(task)} s"
-        f" = {work / task:,.0f} workers reach it.",
+        f" {duration(PICTURES * task)}, however many workers there are. {_seconds(one)} s ÷ {_seconds(task)} s ="
+        f" {one / task:,.0f} workers reach it.",
         f"- What travels: {PICTURES:,} × {PICTURE_BYTES / 1000:.0f} kB = {PICTURES * PICTURE_BYTES / 1e9:.2f} GB of"
         " pictures.",
     ]

@@ -28,8 +28,6 @@ PATIENCE = 120.0
 
 _LOOK_EVERY = 0.2  # seconds
 
-_BUDGETS = ("quick", "full")
-
 _SUFFIXES = (".html", ".htm")
 
 
@@ -118,8 +116,6 @@ def _check(options: argparse.Namespace, path: Path) -> dict[str, Any]:
         typed["methods"] = ", ".join(dict.fromkeys(methods))
     if "targets" in typed:
         typed["targets"] = _targets(typed["targets"])
-    if typed.get("budget", "quick") not in _BUDGETS:
-        raise InputError(f"budget is {typed['budget']!r}; allowed is {' or '.join(_BUDGETS)}.")
     return notebooks.check(path, notebooks.parse(path, typed))
 
 

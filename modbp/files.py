@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import secrets
+import sys
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from modbp.errors import InputError
@@ -101,3 +104,73 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def owned(folder: Path) -> Iterator[Path]:
+    """Make a folder, and keep other grids out of it until the end; it is gone again if nothing came into it.
+
+    Parameters
+    ----------
+    folder : Path
+        In an existing one.
+
+    Yields
+    ------
+    Path
+        The folder.
+
+    Raises
+    ------
+    InputError
+        If it cannot be made or written to, or another process has it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as parent:
+    ...     with owned(Path(parent, "results")) as folder:
+    ...         _ = (folder / "a.txt").write_text("kept")
+    ...     [path.name for path in Path(parent).iterdir()]
+    ['results']
+    """
+    made = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # what permissions promise, some file systems refuse
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the output is '{folder}', which cannot be a folder to write to ({error.strerror}); allowed is a new or"
+            " an existing folder in an existing one."
+        ) from None
+    try:
+        with _lock(folder):
+            yield folder
+    finally:
+        if made:
+            with suppress(OSError):  # it is not empty
+                folder.rmdir()
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    if sys.platform == "win32":
+        yield
+        return
+    import fcntl
+
+    descriptor = os.open(folder, os.O_RDONLY)  # a lock on the folder leaves no file, and ends with the process
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InputError(
+            f"another grid is running in '{folder}'; allowed is another folder, or to wait for it."
+        ) from None
+    except OSError:
+        pass  # not every network's file system has locks
+    try:
+        yield
+    finally:
+        os.close(descriptor)

@@ -11,10 +11,7 @@ import itertools
 import math
 import os
 import re
-import sys
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +19,7 @@ from typing import Any
 
 from modbp import notebooks, records, walkthrough
 from modbp.errors import InputError
-from modbp.files import expand
+from modbp.files import expand, owned
 
 MOST_RUNS = 10_000
 """More runs than this are a slip of the keyboard."""
@@ -203,7 +200,7 @@ def execute(runs: Sequence[Run], *, jobs: int = 1, force: bool = False, progress
     """
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise InputError(f"jobs is {jobs!r}; allowed are whole numbers from 1 upwards.")
-    with _own(runs[0].folder) as folder:
+    with owned(runs[0].folder) as folder:
         _sweep(runs)
         waiting = [run for run in runs if force or not run.finished]
         try:
@@ -254,51 +251,6 @@ def _execute(runs: Sequence[Run], jobs: int, progress: bool, before: int) -> dic
 
         notebooks.side_by_side({run.name: partial(do, run) for run in runs}, kernels, jobs=jobs, ended=ended)
     return failures
-
-
-@contextmanager
-def _own(folder: Path) -> Iterator[Path]:
-    """Make a folder, and keep other grids out of it until the end; it is gone again if nothing came into it."""
-    made = not folder.exists()
-    try:
-        folder.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):  # what permissions promise, some file systems refuse
-            pass
-    except OSError as error:
-        raise InputError(
-            f"the output is '{folder}', which cannot be a folder to write to ({error.strerror}); allowed is a new or"
-            " an existing folder in an existing one."
-        ) from None
-    try:
-        with _lock(folder):
-            yield folder
-    finally:
-        if made:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
-
-
-@contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    descriptor = os.open(folder, os.O_RDONLY)  # a lock on the folder leaves no file, and ends with the process
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise InputError(
-            f"another grid is running in '{folder}'; allowed is another folder, or to wait for it."
-        ) from None
-    except OSError:
-        pass  # not every network's file system has locks
-    try:
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _sweep(runs: Sequence[Run]) -> None:

@@ -7,7 +7,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from modbp.errors import InputError
 from modbp.files import expand
@@ -70,26 +70,21 @@ def load(source: str | Path = EMBEDDED, n: int | None = None) -> list[Photograph
     """
     if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
         raise InputError(f"n is {n!r}; allowed are whole numbers from 1 upwards.")
-    folder = embedded_folder() if str(source) == EMBEDDED else expand(source)
-    pattern = "imagenet_*.jpg" if str(source) == EMBEDDED else "*"
-    if not folder.exists():
-        raise InputError(f"the image folder '{folder}' does not exist; allowed is a folder, or \"{EMBEDDED}\".")
-    if not folder.is_dir():
-        raise InputError(f"images is the file '{folder}'; allowed is a folder of pictures, or \"{EMBEDDED}\".")
     found: list[Photograph] = []
     skipped: list[str] = []
-    for path in sorted(folder.glob(pattern)):
+    for path in files(source):
         if n is not None and len(found) == n:
             break
-        if path.name.startswith(".") or not path.is_file() or path.suffix.lower() not in _suffixes():
-            continue
         try:
-            found.append(Photograph(path.name, _read(path), _label(path) if str(source) == EMBEDDED else None))
-        except _UnusableError as reason:
+            image = decode(path.name, path)
+        except UnusableError as reason:
             skipped.append(path.name)
             _note(f"left out {path.name}: {reason}")
+        else:
+            found.append(Photograph(path.name, image, _label(path) if str(source) == EMBEDDED else None))
     if not found:
         left_out = f" ({', '.join(skipped[:5])} could not be used)" if skipped else ""
+        folder = embedded_folder() if str(source) == EMBEDDED else expand(source)
         raise InputError(
             f"the folder '{folder}' holds no usable picture{left_out}; allowed are JPEG, PNG, WebP and what else Pillow"
             f" reads, at least {SMALLEST_SIDE} pixels on each side."
@@ -120,7 +115,40 @@ def embedded_folder() -> Path:
     return Path(next(iter(spec.submodule_search_locations))) / "data"
 
 
-class _UnusableError(Exception):
+def files(source: str | Path = EMBEDDED) -> list[Path]:
+    """Return the files of pictures in a folder, in the order of their names; none of them is opened.
+
+    Parameters
+    ----------
+    source : str or Path, default "embedded"
+        As for `load`.
+
+    Returns
+    -------
+    list of Path
+
+    Raises
+    ------
+    InputError
+        If the folder does not exist.
+
+    Examples
+    --------
+    >>> len(files())
+    20
+    """
+    embedded = str(source) == EMBEDDED
+    folder = embedded_folder() if embedded else expand(source)
+    if not folder.exists():
+        raise InputError(f"the image folder '{folder}' does not exist; allowed is a folder, or \"{EMBEDDED}\".")
+    if not folder.is_dir():
+        raise InputError(f"images is the file '{folder}'; allowed is a folder of pictures, or \"{EMBEDDED}\".")
+    suffixes = _suffixes()
+    named = sorted(folder.glob("imagenet_*.jpg" if embedded else "*"))
+    return [p for p in named if not p.name.startswith(".") and p.is_file() and p.suffix.lower() in suffixes]
+
+
+class UnusableError(InputError):
     """Why a picture cannot be used."""
 
 
@@ -140,21 +168,44 @@ def _label(path: Path) -> int | None:
     return int(match.group(1)) if match else None
 
 
-def _read(path: Path) -> Image:
+def decode(name: str, file: Path | BinaryIO) -> Image:
+    """Return a picture from its file, or from the bytes that it holds: in mode RGB, upright.
+
+    Parameters
+    ----------
+    name : str
+        What warnings call it.
+    file : Path or binary file
+
+    Returns
+    -------
+    PIL.Image.Image
+
+    Raises
+    ------
+    UnusableError
+        If Pillow cannot read it, or it is too small.
+
+    Examples
+    --------
+    >>> import io
+    >>> decode("a.png", io.BytesIO(b"no picture"))
+    Traceback (most recent call last):
+        ...
+    modbp.images.UnusableError: it is no picture that Pillow can read (UnidentifiedImageError); is it damaged?
+    """
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             opened.load()
             upright = ImageOps.exif_transpose(opened)
     except Exception as error:  # Pillow's readers raise whatever their format makes them: OSError, SyntaxError, ...
-        raise _UnusableError(
-            f"it is no picture that Pillow can read ({type(error).__name__}); is it damaged?"
-        ) from None
+        raise UnusableError(f"it is no picture that Pillow can read ({type(error).__name__}); is it damaged?") from None
     if min(upright.size) < SMALLEST_SIDE:
         width, height = upright.size
-        raise _UnusableError(f"it has {width} × {height} pixels; allowed are at least {SMALLEST_SIDE} on each side.")
-    return _as_rgb(upright, path.name)
+        raise UnusableError(f"it has {width} × {height} pixels; allowed are at least {SMALLEST_SIDE} on each side.")
+    return _as_rgb(upright, name)
 
 
 def _as_rgb(image: Image, name: str) -> Image:

@@ -193,7 +193,7 @@ def refused(arguments: list[str], capfd: pytest.CaptureFixture[str], status: int
         (["vgg16", "--n-images", "six"], "the parameter n_images is 'six'; allowed is a whole number, such as 8."),
         (["vgg16", "--batch", "0"], "the parameter batch is 0; allowed is a whole number from 1 to"),
         (["vgg16", "--seed", "-1"], "the parameter seed is -1; allowed is a whole number from 0 to"),
-        (["vgg16", "--budget", "ful"], "budget is 'ful'; allowed is quick or full."),
+        (["vgg16", "--budget", "ful"], "the parameter budget is 'ful'; allowed is one of quick, full."),
         (["vgg16", "--targets", "1,x"], "targets is '1,x'; allowed are predicted, and the numbers of classes from 0"),
         (["vgg16", "--targets", "-1"], "targets is '-1'; allowed are predicted, and the numbers"),
         (["vgg16", "--out", "report.pdf"], "out is 'report.pdf'; allowed is a file that ends in .html or .htm."),

@@ -18,7 +18,7 @@ from scipy.stats import binom
 from torch import Tensor, nn
 
 import modbp
-from modbp import InputError, auditing, metrics
+from modbp import InputError, auditing, metrics, notebooks
 from modbp.auditing import ALL, CEILING, CLASS, FLOOR, IMAGE, LATER, QUESTIONS, Answer, Finding, Verdict
 from modbp.auditing.battery import stages_of
 from modbp.layers import running_order
@@ -247,6 +247,21 @@ def test_the_result_does_not_depend_on_the_batch_or_on_the_other_methods(
         assert alone.values("gradient", quantity) == pytest.approx(real.values("gradient", quantity), abs=1e-5)
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_no_more_pictures_than_the_batch_are_in_the_network_at_once(
+    network: nn.Module, pictures: Tensor, batch: int
+) -> None:
+    seen: list[int] = []
+    handle = nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: seen.append(len(args[0])) if type(module) is Small else None
+    )
+    try:
+        modbp.audit(network, pictures, methods=["gradient", "lrp_zplus", captum.attr.Saliency], batch=batch)
+    finally:
+        handle.remove()
+    assert max(seen) == batch
+
+
 def test_the_model_is_left_as_it_was(network: nn.Module, pictures: Tensor) -> None:
     before = modbp.zoo.fingerprint(network)
     modbp.audit(network, pictures[:2], methods="guided_backprop")
@@ -456,6 +471,14 @@ def test_later_layers_of_vgg16_are_its_dense_ones_and_one_more(vgg16_layers: lis
 @pytest.fixture
 def vgg16_layers() -> list[str]:
     return list(running_order(modbp.zoo.load(weights="random"), torch.zeros(1, 3, 224, 224)))
+
+
+def test_the_page_allows_every_budget() -> None:
+    page = notebooks.find("audit")
+    for budget in auditing.BUDGETS:
+        notebooks.check(page, {"budget": budget})
+    with pytest.raises(InputError, match=f"allowed is one of {', '.join(auditing.BUDGETS)}"):
+        notebooks.check(page, {"budget": "huge"})
 
 
 def test_every_verdict_has_a_meaning() -> None:

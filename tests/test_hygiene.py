@@ -45,7 +45,7 @@ WITHOUT_EXAMPLES = {
     "modbp.metrics.summary": {"Summary"},  # made by `summarize`
     "modbp.plot.style": {"Picture"},  # made by whatever draws
     "modbp.walkthrough": {"Walkthrough"},  # shown at `begin`, which makes it
-    "modbp.images": {"Photograph"},  # made by `load`
+    "modbp.images": {"Photograph", "UnusableError"},  # made by `load`, shown at `decode`
     "modbp.claims.predictions": {"Verdict", "Claim", "Check"},  # plain records, shown at `check` and `find`
     "modbp.claims.scorecard": {"Row"},  # a plain record, shown at `scorecard`
     "modbp.claims.guidance": {"Answer", "Conclusion", "Guidance"},  # shown at `answer`, `conclude` and `guide`

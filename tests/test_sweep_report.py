@@ -54,14 +54,17 @@ def test_the_arithmetic_is_visible_and_right(report: Any) -> None:
     assert "On a thing: 50,000 × 6.01 s = 300,500 s" in text
     assert "300,500 s ÷ (64 × 0.80) = 5,869 s" in text
     assert "50,000 × 0.010 s = 500 s" in text
-    assert "6.00 s of work ÷ 0.010 s = 600 workers" in text
+    assert "6.01 s ÷ 0.010 s = 601 workers" in text
     assert "50,000 × 135 kB = 6.75 GB" in text
 
 
 def test_the_tables_hold_what_was_measured(report: Any) -> None:
     costs, scaling = report.costs_table(RESULTS), report.scaling_table(RESULTS)
-    assert "| `csc` | 2.00 | 3.00 | 5.00 | 4.00 | 0.80 |" in costs
-    assert "| `flipping` | 1.00 | 1.00 | 2.50 | 1.50 | 0.60 |" in costs, "controls count in the sum"
+    assert "| gradient | 2.00 | 1.00 |" in costs
+    assert "| edges | – | 0.50 |" in costs
+    assert "| **sum** | 5.00 | 2.50 |" in costs
+    assert "| **together** | 4.00 | 1.50 |" in costs
+    assert "| together ÷ sum | 0.80 | 0.60 |" in costs
     assert "| 2 | 4 | 18.00 | 5.00 | 12.50 | 1.60 | 0.80 |" in scaling
     assert "| 2 | 100 | 1.00 | 10.0 |" in report.overhead_table(RESULTS)
 

@@ -21,7 +21,7 @@ import yaml
 from processes import wait_for
 from sweep_networks import LOG, notes, pictures
 
-from modbp import cli, records
+from modbp import cli, images, records
 from modbp.attr import make
 from modbp.errors import InputError
 from modbp.metrics import alignment, csc, flipping_area, parameter_randomization, pixel_flipping, random_logit
@@ -134,7 +134,7 @@ def test_they_are_what_the_measures_themselves_return(
 ) -> None:
     picture = plan.pictures(whole["images"], 1)[0]
     model, _ = worker.load(worker.Network("sweep_networks:residual"))
-    x = model.transform(worker.decode("a.png", picture.path.read_bytes()))[None]
+    x = model.transform(images.decode("a.png", picture.path))[None]
     sample = Sample.of(model, x, picture.sha256)
     of = expected[(expected["network"] == "sweep_networks:residual") & (expected["image"] == "000.png")]
     of = of.fillna({"layer": "", "seed": -1}).set_index(["measurement", "method", "seed", "layer", "quantity"])

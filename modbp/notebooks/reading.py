@@ -313,7 +313,8 @@ def _ranges(path: Path) -> dict[str, Allowed]:
     """Return what a notebook's `walkthrough.begin` allows, where that can be read off without running anything."""
     call = _begin(path)
     words: dict[str, Any] = {"range": range, "str": str, "bool": bool, "int": int, "float": float}
-    words |= {"walkthrough": SimpleNamespace(Several=walkthrough.Several), "__builtins__": {}}
+    kinds = SimpleNamespace(Several=walkthrough.Several, One=walkthrough.One)
+    words |= {"walkthrough": kinds, "__builtins__": {}}
     ranges: dict[str, Allowed] = {}
     for keyword in call.keywords if call else []:
         if keyword.arg not in (None, "claims", "name", "given"):

@@ -390,15 +390,9 @@ def pictures(source: str, n: int | None) -> list[Picture]:
     >>> len(pictures("embedded", 3))
     3
     """
-    embedded = source == images.EMBEDDED
-    folder = images.embedded_folder() if embedded else expand(source)
-    if not folder.is_dir():
-        raise InputError(f"the image folder '{folder}' does not exist; allowed is a folder, or \"{images.EMBEDDED}\".")
-    suffixes = images._suffixes()
-    named = sorted(folder.glob("imagenet_*.jpg" if embedded else "*"))
-    paths = [p for p in named if not p.name.startswith(".") and p.suffix.lower() in suffixes and p.is_file()][:n]
+    paths = images.files(source)[:n]
     if not paths:
-        raise InputError(f"the folder '{folder}' holds no picture; allowed are JPEG, PNG, WebP and what Pillow reads.")
+        raise InputError(f"the folder '{source}' holds no picture; allowed are JPEG, PNG, WebP and what Pillow reads.")
     found: dict[str, Picture] = {}
     for path in paths:
         try:

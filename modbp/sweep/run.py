@@ -16,8 +16,8 @@ from distributed.scheduler import KilledWorker
 
 from modbp.checks import not_negative, whole
 from modbp.errors import InputError
-from modbp.files import expand
-from modbp.grid import Run, _own
+from modbp.files import expand, owned
+from modbp.grid import Run
 from modbp.grid import plan as plan_runs
 from modbp.notebooks import NotebookError
 from modbp.sweep import clusters, runs
@@ -253,7 +253,7 @@ def run(
         made.look(store)
         _foretell(made, store, workers, local, say)
         return Outcome(folder, len(store.keys), 0)
-    with _own(folder):
+    with owned(folder):
         store = Store(folder, made.schema, every=every)
         store.clean()
         made.look(store)

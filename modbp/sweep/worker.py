@@ -295,7 +295,7 @@ def measure(order: Order) -> Answer:
         if identity != order.identity:
             other = next(name for name, value in vars(identity).items() if value != getattr(order.identity, name))
             raise InputError(f"{order.network.label} has other {other} on the worker; allowed are the sweep's own.")
-        x = network.transform(decode(order.image, order.content))[None].to(device)
+        x = network.transform(images.decode(order.image, io.BytesIO(order.content)))[None].to(device)
         sha256 = hashlib.sha256(order.content).hexdigest()
         sample = Sample.of(network, x, sha256)
         answer = Answer()
@@ -332,38 +332,6 @@ def pick_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("device is 'cuda', and PyTorch sees none; allowed then are auto, cpu.")
     return ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-
-
-def decode(name: str, content: bytes) -> Any:
-    """Return a picture from the bytes of its file, as `modbp.images.load` returns it.
-
-    Parameters
-    ----------
-    name : str
-    content : bytes
-
-    Returns
-    -------
-    PIL.Image.Image
-
-    Raises
-    ------
-    InputError
-        If Pillow cannot read it, or it is too small.
-
-    Examples
-    --------
-    >>> decode("a.png", b"no picture")
-    Traceback (most recent call last):
-        ...
-    modbp.errors.InputError: it is no picture that Pillow can read (UnidentifiedImageError); is it damaged?
-    """
-    file: Any = io.BytesIO(content)
-    file.name = name
-    try:
-        return images._read(file)
-    except images._UnusableError as reason:
-        raise InputError(str(reason)) from None
 
 
 @contextlib.contextmanager
