@@ -48,8 +48,8 @@ from modbp import progress, walkthrough
 Path("pid").write_text(str(os.getpid()))
 if False:  # what it allows is read from here; to run it would import PyTorch
     page = walkthrough.begin("audit", globals(), claims=[], model=str, weights=str, images=str, methods=str,
-        n_images=range(1, 10_001), targets=str, budget=walkthrough.One(("quick", "full")), batch=range(1, 1025), seed=range(2**31),
-        results=str)
+        n_images=range(1, 10_001), targets=str, budget=walkthrough.One(("quick", "full")),
+        batch=range(1, 1025), seed=range(2**31), results=str)
 """
 
 UNITS = """units = progress.Progress([("map", 1)] * n_images)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 import warnings
@@ -165,6 +166,19 @@ def test_maps_that_are_alike_because_they_are_empty_are_not_called_the_same() ->
     assert found.verdict is Verdict.NOT_LAYERS, "which is true: it never looks at the network"
 
 
+@pytest.mark.parametrize(("control", "value"), [("noise", 0.99), ("edges", 0.1)])
+def test_where_a_control_misses_nobody_gets_an_answer(known: auditing.Audit, control: str, value: float) -> None:
+    numbers = known.numbers.copy()
+    numbers.loc[(numbers["method"] == control) & (numbers["quantity"] == CLASS), "value"] = value
+    missed = dataclasses.replace(known, numbers=numbers)
+    assert missed.blind == (CLASS,)
+    for method in ("follows_all", "follows_input"):
+        assert known.judge(method).answers[CLASS] is not Answer.CANNOT_TELL
+        assert missed.judge(method).answers[CLASS] is Answer.CANNOT_TELL
+        assert missed.judge(method).answers[LATER] is known.judge(method).answers[LATER]
+        assert missed.judge(method).reason == "the controls do not come out as they must for: another class"
+
+
 def test_noise_finds_no_pixels_that_matter(known: auditing.Audit) -> None:
     assert known.judge("follows_all").flipped is Finding.CANNOT_TELL
     assert "not shown" in known.judge("follows_all").meaning
@@ -324,6 +338,24 @@ def test_what_was_measured_survives_an_interruption(network: nn.Module, pictures
     assert 0 < measured < PICTURES
     assert found.judge("gradient").evidence[CLASS].defined == measured
     assert found.as_json()["complete"] is False
+
+
+def test_a_stop_is_asked_for_between_methods_too(network: nn.Module, pictures: Tensor) -> None:
+    calls: list[str] = []
+
+    def first(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+        calls.append("first")
+        return inputs
+
+    def second(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+        calls.append("second")
+        return inputs
+
+    found = modbp.audit(network, pictures, methods=[first, second], stop=lambda: calls.count("first") > 1)
+    assert calls.count("second") == 1, "in the trial"
+    assert found.values("first", CLASS)
+    assert not found.values("second", CLASS)
+    assert not found.complete
 
 
 def test_stopped_before_anything_was_measured(network: nn.Module, pictures: Tensor) -> None:

@@ -355,14 +355,12 @@ class Battery:
         return Prepared.of(maps, self.conventions, explainer.drawn)
 
     def _likeness(self, a: Prepared, b: Prepared) -> dict[str, list[float]]:
-        """Return how like each other maps are; two that are both constant are the same map."""
+        """Return how like each other maps are, by the measure that answers and by a second one."""
         found = {str(getattr(k, "label", k)): v for k, v in a.similarities(b, self.conventions).items()}
         kept = {m: found[m] for m in dict.fromkeys((self.measure, SPEARMAN_ABSOLUTE))}
         for measure, values in kept.items():
             for i, states in enumerate(zip(a.states, b.states, strict=True)):
-                if states == (CONSTANT, CONSTANT):
-                    values[i] = 1.0
-                elif states != (FINE, FINE):
+                if states != (FINE, FINE):
                     values[i] = math.nan
                 elif measure == COSINE:
                     values[i] = abs(values[i])  # a chain of rank 1 may turn the sign, and SSIM is of the better one
