@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from distributed.nanny import _get_env_variables
 from hypothesis import given
 from hypothesis import strategies as st
 from sweep_networks import keys_of, pictures
@@ -392,6 +393,40 @@ def test_the_job_script_asks_for_what_was_described(kind: str, said: list[str], 
     # A worker for each core, unless `processes` says otherwise.
     assert "--nthreads 1 " in script
     assert "--nworkers 4 " in script
+
+
+def test_workers_keep_their_memory_wherever_they_run(folder: Path) -> None:
+    """What dask sets by default makes a worker give back every tensor's memory."""
+    threshold = next(iter(clusters.WITHOUT))
+    assert threshold in spawned("true")
+    with clusters._settings():
+        assert threshold not in _get_env_variables(clusters.SPAWNED)
+    # A job's own process reads it from its environment, as the job script sets it; so does the line on the page.
+    write(folder / "cluster.yaml", SLURM | {"job_script_prologue": ["source activate"]})
+    script = script_of(folder / "cluster.yaml").splitlines()
+    (line,) = [each for each in script if each.startswith("export DASK")]
+    assert script.index(line) < script.index("source activate")
+    (page,) = [each for block in blocks("bash") for each in block.splitlines() if each.startswith("export DASK")]
+    for each in (line, page):
+        found = spawned(each)
+        assert threshold not in found
+        assert found["OMP_NUM_THREADS"] == "1"
+
+
+def spawned(line: str) -> dict[str, str]:
+    """The variables that a nanny gives to its worker, behind a line of shell."""
+    asked = (
+        "import json; from distributed.nanny import _get_env_variables as get;"
+        f" print(json.dumps(get('{clusters.SPAWNED}')))"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"{line}; {shlex.join([sys.executable, '-c', asked])}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
 
 
 def test_labels_of_methods_are_apart(folder: Path) -> None:
