@@ -406,7 +406,7 @@ def test_workers_keep_their_memory_wherever_they_run(folder: Path) -> None:
     script = script_of(folder / "cluster.yaml").splitlines()
     (line,) = [each for each in script if each.startswith("export DASK")]
     assert script.index(line) < script.index("source activate")
-    (page,) = [each for block in blocks("bash") for each in block.splitlines() if each.startswith("export DASK")]
+    (page,) = [each for block in blocks("sh") for each in block.splitlines() if each.startswith("export DASK")]
     for each in (line, page):
         found = spawned(each)
         assert threshold not in found
