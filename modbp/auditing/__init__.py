@@ -43,7 +43,9 @@ from modbp.auditing.verdicts import (
 )
 from modbp.backward import INPUT, check_inputs
 from modbp.checks import at_least_one, in_eval_mode, seeded
-from modbp.claims.guidance import CHANGED, SAME, Answer
+from modbp.claims.guidance import CHANGED as CHANGED
+from modbp.claims.guidance import SAME as SAME
+from modbp.claims.guidance import Answer
 from modbp.errors import InputError
 from modbp.metrics.sanity import SPEARMAN_ABSOLUTE
 from modbp.progress import Progress
@@ -56,7 +58,6 @@ __all__ = [
     "ALL",
     "BUDGETS",
     "CEILING",
-    "CHANGED",
     "CLASS",
     "CONFIDENCE",
     "CONTROLS",
@@ -69,7 +70,6 @@ __all__ = [
     "OTHER_CLASSES",
     "QUESTIONS",
     "RANDOM_VECTORS",
-    "SAME",
     "SEPARATION",
     "Answer",
     "Audit",

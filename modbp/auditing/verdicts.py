@@ -18,6 +18,8 @@ CONFIDENCE = 0.95
 """Of every interval of an audit: how often intervals of this kind hold the median of all pictures like these."""
 
 CLASS, LATER, ALL, IMAGE = "another class", "later layers random", "all layers random", "another picture"
+"""What is changed under a map: the keys of `QUESTIONS`."""
+
 QUESTIONS: Mapping[str, str] = MappingProxyType(
     {
         CLASS: "the class that is asked for",
