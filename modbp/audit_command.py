@@ -114,20 +114,9 @@ def _check(options: argparse.Namespace, path: Path) -> dict[str, Any]:
     if "methods" in typed:
         methods = re.split(r"[\s,]+", " ".join(typed["methods"]).strip(" ,"))
         typed["methods"] = ", ".join(dict.fromkeys(methods))
-    if "targets" in typed:
-        typed["targets"] = _targets(typed["targets"])
+    if typed.get("targets") == "predicted":
+        typed["targets"] = ""
     return notebooks.check(path, notebooks.parse(path, typed))
-
-
-def _targets(text: str) -> str:
-    parts = [part.strip() for part in text.split(",")]
-    if text.strip() == "predicted":
-        return ""
-    if not all(re.fullmatch(r"[0-9]+", part) for part in parts):
-        raise InputError(
-            f"targets is {text!r}; allowed are predicted, and the numbers of classes from 0 upwards, with commas."
-        )
-    return ", ".join(parts)
 
 
 def _check_files(files: dict[str, Path], path: Path) -> None:
@@ -153,6 +142,7 @@ def _check_model(given: dict[str, Any]) -> None:
     sources.check_network(given["model"], given.get("weights") or None)
     for method in given["methods"].split(", ") if "methods" in given else ():
         sources.check_method(method)
+    sources.targets(given.get("targets", ""))
 
 
 class _Display:
