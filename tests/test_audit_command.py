@@ -252,7 +252,7 @@ def test_the_notebook_is_given_what_was_typed(
     assert given == [
         {"model": "tiny:network"},
         {
-            **{"model": "tiny:network", "images": "photos", "n_images": 3, "targets": "0, 3", "budget": "full"},
+            **{"model": "tiny:network", "images": "photos", "n_images": 3, "targets": "0,3", "budget": "full"},
             **{"methods": "gradient, lrp_z, captum:Saliency", "batch": 2, "seed": 7, "results": str(user / "a.json")},
         },
         {"model": "tiny:network", "targets": ""},
