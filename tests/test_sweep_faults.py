@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from processes import alive, start, wait_for
+from processes import alive, at_most, start, wait_for
 from sweep_networks import LOG, keys_of, notes, pictures
 
 from modbp import cli
@@ -32,6 +33,12 @@ GRID: dict[str, Any] = {
     "networks": ["sweep_networks:slow"],
     "images": "pics",
 }
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    with at_most(300):
+        yield
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from processes import wait_for
+from processes import at_most, wait_for
 from sweep_networks import LOG, notes, pictures
 
 from modbp import cli, images, records
@@ -37,6 +37,12 @@ GRID: dict[str, Any] = {
     "layers": None,
     "seeds": [0, 3],
 }
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> Iterator[None]:
+    with at_most(300):
+        yield
 
 
 def in_this_process(grid: dict[str, Any], folder: Path) -> pd.DataFrame:
