@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import machine
+from measure import machine, seconds
 from tqdm import tqdm
 
 from modbp.errors import InputError
@@ -64,18 +64,9 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def median_seconds(call: Callable[[], Any], rounds: int) -> float:
+def median_seconds(call: Callable[[], Any], rounds: int, device: str) -> float:
     """Return the median over rounds, behind one that warms up."""
-    found = []
-    for _ in range(rounds + 1):
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        begun = time.perf_counter()
-        call()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        found.append(time.perf_counter() - begun)
-    return statistics.median(found[1:])
+    return statistics.median([seconds(call, device) for _ in range(rounds + 1)][1:])
 
 
 def per_image(options: argparse.Namespace, device: str) -> dict[str, dict[str, float]]:
@@ -90,11 +81,11 @@ def per_image(options: argparse.Namespace, device: str) -> dict[str, dict[str, f
     found: dict[str, dict[str, float]] = {"preparation": {"forward": 0.0}}
     nothing = dataclasses.replace(task.order(1, device), wanted=())
     # What every task has once: the picture is decoded, and the class is predicted.
-    found["preparation"]["forward"] = median_seconds(lambda: measure(nothing), options.rounds)
+    found["preparation"]["forward"] = median_seconds(lambda: measure(nothing), options.rounds, device)
     for name, label, wanted in tqdm(parts, desc="measurements", disable=None):
         order = dataclasses.replace(nothing, wanted=wanted)
-        seconds = median_seconds(lambda order=order: measure(order), options.rounds)  # type: ignore[misc]
-        found.setdefault(name, {})[label] = seconds - found["preparation"]["forward"]
+        took = median_seconds(lambda order=order: measure(order), options.rounds, device)  # type: ignore[misc]
+        found.setdefault(name, {})[label] = took - found["preparation"]["forward"]
     return found
 
 
@@ -180,10 +171,10 @@ def overhead(tasks: int, workers: int) -> dict[str, float]:
         begun = time.perf_counter()
         driver.all(iter([Empty(i, content) for i in range(tasks)]))
         store.flush()
-        seconds = time.perf_counter() - begun
+        took = time.perf_counter() - begun
         if driver.failed:
             raise InputError(f"a task without work failed: {driver.failed[0].reason}.")
-    return {"workers": workers, "tasks": tasks, "seconds": seconds, "seconds_per_task": seconds / tasks}
+    return {"workers": workers, "tasks": tasks, "seconds": took, "seconds_per_task": took / tasks}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

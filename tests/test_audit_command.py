@@ -470,11 +470,9 @@ def test_the_bar_counts_on_between_two_states(tmp_path: Path, monkeypatch: pytes
 
 # ── The real notebook ────────────────────────────────────────────────────────────────────────────────────────────
 
-REAL = pytest.mark.skipif(not (notebooks.FOLDER / "audit.ipynb").exists(), reason="there is no notebooks/audit.ipynb")
 METHODS = ("gradient", "lrp_zplus")
 
 
-@REAL
 def test_the_parameters_are_those_of_the_notebook(root: Path) -> None:
     defaults: dict[str, Any] = {}
     exec(PARAMETERS, {}, defaults)
@@ -483,7 +481,6 @@ def test_the_parameters_are_those_of_the_notebook(root: Path) -> None:
     assert {name: type(value) for name, value in found.items()} == {n: type(v) for n, v in defaults.items()}
 
 
-@REAL
 def test_a_tiny_network_gets_a_report_that_looks_right(
     browser: Browser,  # noqa: F811
     user: Path,
