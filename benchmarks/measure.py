@@ -8,7 +8,6 @@ import os
 import platform
 import statistics
 import sys
-import time
 import warnings
 from collections import Counter
 from importlib import metadata
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from modbp.errors import first_line
+from modbp.progress import seconds_of
 
 WARM_UP = 2
 """Rounds that are run and not counted."""
@@ -122,20 +122,9 @@ def machine(device: str) -> dict[str, Any]:
     return facts
 
 
-def seconds(call: Call, device: str) -> float:
-    """Return how long one call takes, on a GPU until the last kernel has ended."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
-
-
 def compare(call: Call, reference: Call, rounds: int, device: str) -> dict[str, Any]:
     """Time two calls in turn, and return the ratio of their medians with the quartiles of the rounds' own ratios."""
-    pairs = [(seconds(reference, device), seconds(call, device)) for _ in range(WARM_UP + rounds)][WARM_UP:]
+    pairs = [(seconds_of(reference, device), seconds_of(call, device)) for _ in range(WARM_UP + rounds)][WARM_UP:]
     references, calls = zip(*pairs, strict=True)
     ratios = [mine / other for other, mine in pairs]
     low, _, high = statistics.quantiles(ratios, n=4, method="inclusive") if rounds > 1 else ratios * 3

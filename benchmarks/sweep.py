@@ -28,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measure import machine, seconds
+from measure import machine
 from tqdm import tqdm
 
 from modbp.errors import InputError
 from modbp.files import replacing
+from modbp.progress import seconds_of
 from modbp.sweep import clusters
 from modbp.sweep.measures import MEASUREMENTS
 from modbp.sweep.plan import Grid, Task, plan
@@ -66,7 +67,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def median_seconds(call: Callable[[], Any], rounds: int, device: str) -> float:
     """Return the median over rounds, behind one that warms up."""
-    return statistics.median([seconds(call, device) for _ in range(rounds + 1)][1:])
+    return statistics.median([seconds_of(call, device) for _ in range(rounds + 1)][1:])
 
 
 def per_image(options: argparse.Namespace, device: str) -> dict[str, dict[str, float]]:

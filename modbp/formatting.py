@@ -39,3 +39,14 @@ def plus_minus(value: float, spread: float) -> str:
     ['0.66', '±', '0.02']
     """
     return f"{decimals(value)}\u00a0±\u00a0{decimals(spread)}"
+
+
+def count(number: int, name: str) -> str:
+    """Return a number with what it counts, whose name is that of one.
+
+    Examples
+    --------
+    >>> count(1, "task"), count(1200, "row")
+    ('1 task', '1,200 rows')
+    """
+    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"

@@ -304,3 +304,35 @@ def stop_asked() -> bool:
     """
     path = os.environ.get(STOP)
     return bool(path and Path(path).exists())
+
+
+def seconds_of(call: Callable[[], Any], device: str = "cpu") -> float:
+    """Return how long one call takes, on a GPU until the last kernel has ended.
+
+    Parameters
+    ----------
+    call : callable
+        Without arguments; what it returns is dropped.
+    device : str, default "cpu"
+        Where it computes: PyTorch's name of a device.
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> seconds_of(lambda: time.sleep(0.01)) >= 0.01
+    True
+    """
+    # PyTorch takes seconds to import, and commands that only show progress do without.
+    import torch
+
+    on_gpu = torch.device(device).type == "cuda"
+    if on_gpu:
+        torch.cuda.synchronize()
+    begun = time.perf_counter()
+    call()
+    if on_gpu:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun

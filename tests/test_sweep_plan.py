@@ -158,7 +158,7 @@ def test_without_the_extra_one_sentence_says_so_and_importing_the_command_needs_
         code += "sys.exit(cli.main(['sweep', 'grid.yaml', '--out', 'out']))"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert done.returncode == 2
-        assert done.stderr == "modbp: modbp sweep needs dask; install it with: pip install 'modbp[sweep]'.\n"
+        assert done.stderr == f"modbp: modbp sweep needs {missing}; install it with: pip install 'modbp[sweep]'.\n"
 
 
 # What is planned

@@ -16,8 +16,10 @@ from modbp import walkthrough
 from modbp.errors import InputError, first_line, nearest
 from modbp.walkthrough import Allowed, check_parameters
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
-"""Where the walkthroughs are in a clone of the repository."""
+_REPOSITORY, _INSTALLED = (Path(__file__).resolve().parents[up] / name for up, name in ((2, "notebooks"), (1, "walkthroughs")))
+
+FOLDER = _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
+"""Where the walkthroughs are: in the installed package, or in a clone of the repository."""
 
 
 def find(name: str) -> Path:
@@ -26,7 +28,7 @@ def find(name: str) -> Path:
     Parameters
     ----------
     name : str
-        The name of one in the repository's `notebooks/`, or the path of any notebook.
+        The name of one of modbp's, as `modbp list` prints it, or the path of any notebook.
 
     Returns
     -------
@@ -53,7 +55,7 @@ def find(name: str) -> Path:
 
 
 def known_walkthroughs() -> list[Path]:
-    """Return the paths of all walkthroughs of the repository, by name.
+    """Return the paths of all of modbp's walkthroughs, by name.
 
     Returns
     -------
@@ -91,6 +93,8 @@ def parameters(path: Path) -> dict[str, Any]:
     """
     try:
         inspected = _inspected(path, path.read_bytes())
+    except ModuleNotFoundError:  # of papermill, which is no fault of the notebook's
+        raise
     except Exception as error:
         raise InputError(
             f"'{path}' cannot be read as a notebook ({first_line(error)}); allowed is a Jupyter notebook."

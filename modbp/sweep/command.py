@@ -8,10 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modbp import notebooks
-from modbp.errors import InputError
-
-EXTRA = ("dask", "distributed", "dask_jobqueue", "pandas", "pyarrow", "yaml")
-"""What the extra `modbp[sweep]` brings."""
+from modbp.formatting import count
 
 
 def add_to(commands: Any) -> None:
@@ -54,13 +51,9 @@ def add_to(commands: Any) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    try:
-        from modbp.sweep import clusters, plan, run
-        from modbp.sweep.store import count
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in EXTRA:
-            raise
-        raise InputError("modbp sweep needs dask; install it with: pip install 'modbp[sweep]'.") from None
+    # Not above: the other commands need none of it.
+    from modbp.sweep import clusters, plan, run
+
     end = run.run(
         plan.read(options.grid),
         options.out,

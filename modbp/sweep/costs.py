@@ -5,13 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Iterable
-from typing import Any
+from functools import partial
 
 import torch
 
 from modbp.errors import InputError
 from modbp.metrics.flipping import ORDERS, SHARES
 from modbp.metrics.sanity.explaining import explainers_of
+from modbp.progress import seconds_of
 from modbp.sweep.measures import N_VECTORS, Method
 from modbp.sweep.plan import Subject, Task
 from modbp.sweep.worker import Wanted, fixed_picture, load, pick_device
@@ -69,7 +70,7 @@ class _Timed:
         x = network.transform(fixed_picture())[None].to(device)
         with torch.no_grad():
             target = int(network(x).argmax())  # the first run of a process is a slow one
-            self.forward = _seconds(lambda: network(x), device)
+            self.forward = seconds_of(lambda: network(x), device)
         self.maps: dict[Method, float] = {}
         begun = time.perf_counter()
         for method in dict.fromkeys(each.method for each in subject.wanted if not each.method.is_control):
@@ -77,10 +78,8 @@ class _Timed:
                 break
             try:
                 (explainer,) = explainers_of({"it": method.made(network)}, network)
-                self.maps[method] = _seconds(
-                    lambda e=explainer: e.maps(network, x, torch.tensor([[target]]), None),
-                    device,
-                )
+                one = partial(explainer.maps, network, x, torch.tensor([[target]]), None)
+                self.maps[method] = seconds_of(one, device)
             except Exception:  # its rows will say why
                 continue
         self.average = statistics.mean(self.maps.values()) if self.maps else 3 * self.forward
@@ -102,16 +101,6 @@ class _Timed:
             "randomization": (len(wanted.layers) + 1) * whole,
             "flipping": whole + _FLIPPED * self.forward,
         }[wanted.measurement]
-
-
-def _seconds(call: Any, device: str) -> float:
-    if device == "cuda":
-        torch.cuda.synchronize()
-    begun = time.perf_counter()
-    call()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun
 
 
 def duration(seconds: float) -> str:

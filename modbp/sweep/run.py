@@ -17,13 +17,14 @@ from distributed.scheduler import KilledWorker
 from modbp.checks import not_negative, whole
 from modbp.errors import InputError
 from modbp.files import expand, owned
+from modbp.formatting import count
 from modbp.grid import Run
 from modbp.grid import plan as plan_runs
 from modbp.notebooks import NotebookError
 from modbp.sweep import clusters, runs
 from modbp.sweep.costs import duration, estimate
 from modbp.sweep.plan import Grid, Runs, Task, plan
-from modbp.sweep.store import JUDGED, MEASURED, Store, count
+from modbp.sweep.store import JUDGED, MEASURED, Store
 from modbp.sweep.worker import Answer, Wanted, forget, measure, pick_device, reason_of
 
 FAILURES = "failures.csv"

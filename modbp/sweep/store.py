@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from modbp.errors import InputError, first_line
 from modbp.files import expand, replacing
+from modbp.formatting import count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,27 +62,6 @@ JUDGED = pa.schema(
     metadata={"modbp": "notebook runs"},
 )
 """The columns of notebook runs, whose rows are the checks of their records."""
-
-
-def count(number: int, name: str) -> str:
-    """Return a number with what it counts.
-
-    Parameters
-    ----------
-    number : int
-    name : str
-        Of one.
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> count(1, "task"), count(1200, "row")
-    ('1 task', '1,200 rows')
-    """
-    return f"{number:,} {name}" if number == 1 else f"{number:,} {name}s"
 
 
 class Store:
