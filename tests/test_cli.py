@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from processes import alive, start, wait_for
+from processes import alive, lines_of, start, wait_for
 
 from modbp import __version__, claims, cli, notebooks
 
@@ -89,7 +89,7 @@ def test_defaults_and_another_output(write: Write, folder: Path, capfd: pytest.C
     assert cli.main(["run", str(folder / "a {n} b.ipynb"), "-o", str(output)]) == 0
     assert text_of(output).startswith("3 a\n")
     # What the notebook says on its standard error, the command says too.
-    assert capfd.readouterr().err == "Note: left out x.jpg\n"
+    assert lines_of(capfd.readouterr().err) == ["Note: left out x.jpg"]
 
 
 def test_a_note_of_a_walkthrough_is_shown(write: Write, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_note_of_a_walkthrough_is_shown(write: Write, folder: Path, capfd: pyt
         defaults='folder = ""',
     )
     assert cli.main(["run", "demo.ipynb", "-p", "folder", str(pictures)]) == 0
-    (line,) = capfd.readouterr().err.splitlines()
+    (line,) = lines_of(capfd.readouterr().err)
     assert line.startswith("Note: left out broken.jpg: it is no picture")
     assert "1" in text_of(folder / "demo.run.ipynb").splitlines()
 
