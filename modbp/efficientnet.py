@@ -21,7 +21,7 @@ from modbp.checks import seeded
 from modbp.errors import InputError
 from modbp.files import read_checked
 from modbp.networks import draw_he_weights
-from modbp.zoo import EMBEDDED, RANDOM, imagenet_categories
+from modbp.zoo import EMBEDDED, RANDOM, imagenet_categories, labeled
 
 WEIGHTS = (EMBEDDED, RANDOM)
 
@@ -73,11 +73,14 @@ def efficientnet_lite0(weights: str = EMBEDDED, seed: int = 0) -> Any:
         network.load_state_dict(_trained())  # copied: tensors of a file may lie so that kernels round otherwise
     else:
         draw_he_weights(network, generator)
-    network.transform = _transform()
-    network.categories = imagenet_categories()
-    network.imagenet_classes = list(range(len(network.categories)))
-    network.source = weights if weights == EMBEDDED else f"{RANDOM} (seed {seed})"
-    return network.eval()
+    categories = imagenet_categories()
+    return labeled(
+        network.eval(),
+        transform=_transform(),
+        categories=categories,
+        imagenet_classes=list(range(len(categories))),
+        source=weights if weights == EMBEDDED else f"{RANDOM} (seed {seed})",
+    )
 
 
 def scale_pixels(pixels: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from modbp.checks import at_least_one, not_negative, seeded
 from modbp.errors import InputError
 from modbp.layers import NORMS as LEARNED_NORMS
 from modbp.layers import WEIGHTED
-from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories
+from modbp.zoo import IMAGENET, RANDOM, download, imagenet_categories, labeled
 
 RESNET50_WEIGHTS = (RANDOM, IMAGENET)
 
@@ -246,11 +246,14 @@ def resnet50(weights: str = RANDOM, seed: int = 0, calibrate: Tensor | None = No
         draw_he_weights(network, generator)
         if calibrate is not None:
             _calibrate(network.to(calibrate.dtype), calibrate)
-    network.transform = trained.transforms()
-    network.categories = imagenet_categories()
-    network.imagenet_classes = list(range(len(network.categories)))
-    network.source = weights if weights == IMAGENET else f"{RANDOM} (seed {seed})"
-    return network.eval()
+    categories = imagenet_categories()
+    return labeled(
+        network.eval(),
+        transform=trained.transforms(),
+        categories=categories,
+        imagenet_classes=list(range(len(categories))),
+        source=weights if weights == IMAGENET else f"{RANDOM} (seed {seed})",
+    )
 
 
 def _he_linear(

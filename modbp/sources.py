@@ -339,8 +339,7 @@ def _of_torchvision(spec: str, name: str, weights: str | Path | None, seed: int)
         found.source = f"{spec}, {trained}"
     else:
         _load_state(found, weights, spec)
-    found.transform, found.categories = trained.transforms(), list(trained.meta["categories"])
-    return found
+    return zoo.labeled(found, transform=trained.transforms(), categories=list(trained.meta["categories"]))
 
 
 def _of_factory(spec: str, weights: str | Path | None) -> Any:
@@ -349,17 +348,23 @@ def _of_factory(spec: str, weights: str | Path | None) -> Any:
     if isinstance(factory, nn.Module):
         made = factory
     elif callable(factory):
-        made = factory()
+        try:
+            made = factory()
+        except Exception as error:  # the code is not ours, and may raise anything
+            raise InputError(
+                f"the network {spec!r} cannot be made ({type(error).__name__}: {first_line(error)}); allowed is a"
+                " function without arguments that returns a network."
+            ) from error
     else:
         raise InputError(f"{spec} is of type {type(factory).__name__}; allowed is a function that returns a network.")
     module_made, transform = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    found: Any = module_made
     if not isinstance(module_made, nn.Module):
         raise InputError(f"{spec} returned a {type(made).__name__}; allowed is an nn.Module, or one with a transform.")
-    if not callable(getattr(found, "transform", None)) or transform is not None:
-        found.transform = transform or torchvision().models.VGG16_Weights.IMAGENET1K_V1.transforms()
-    found.categories = getattr(found, "categories", None)
-    found.source = spec
+    transform = transform or getattr(module_made, "transform", None)
+    if not callable(transform):
+        transform = torchvision().models.VGG16_Weights.IMAGENET1K_V1.transforms()
+    categories = getattr(module_made, "categories", None)
+    found = zoo.labeled(module_made, transform=transform, categories=categories, source=spec)
     if weights is not None:
         _load_state(found, weights, spec)
     return found

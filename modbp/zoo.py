@@ -120,12 +120,40 @@ def load(
     else:
         state = read_state(expand(weights))
         meta = _meta_for(state, source)
-    network = _vgg16(state, source)
     kind = preprocessing or ("caffe" if source in (EMBEDDED, RANDOM) else "torchvision")
-    network.transform = _transform(kind)
-    network.categories = list(meta["categories"])
-    network.imagenet_classes = meta["imagenet_classes"]
-    network.source = source if source != RANDOM else f"{RANDOM} (seed {seed})"
+    return labeled(
+        _vgg16(state, source),
+        transform=_transform(kind),
+        categories=list(meta["categories"]),
+        imagenet_classes=meta["imagenet_classes"],
+        source=source if source != RANDOM else f"{RANDOM} (seed {seed})",
+    )
+
+
+def labeled(network: nn.Module, **facts: Any) -> Any:
+    """Return a network with facts about it as attributes, none of which becomes a part of it.
+
+    Many a transform is a module. Assigned, it would be a child, which an `nn.Sequential` runs behind its layers.
+
+    Parameters
+    ----------
+    network : nn.Module
+    **facts
+        Attributes by name, such as `transform`, `categories` and `source`.
+
+    Returns
+    -------
+    nn.Module
+        The same one.
+
+    Examples
+    --------
+    >>> network = labeled(nn.Sequential(nn.Linear(2, 3)), transform=nn.Flatten(), source="mine")
+    >>> network.source, len(network)
+    ('mine', 1)
+    """
+    for name, value in facts.items():
+        object.__setattr__(network, name, value)
     return network
 
 

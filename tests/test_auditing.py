@@ -393,6 +393,12 @@ def test_targets(network: nn.Module, pictures: Tensor) -> None:
     assert modbp.audit(network, pictures[:2], targets=1, methods="gradient").classes[:, 0].tolist() == [1, 1]
 
 
+def of_infinite_logits() -> nn.Module:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(768, 4)).eval()
+    nn.init.constant_(net[1].bias, math.inf)
+    return net
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -411,6 +417,12 @@ def test_targets(network: nn.Module, pictures: Tensor) -> None:
         ({"inputs": torch.full((6, 3, 8, 8), math.nan)}, "NaN"),
         ({"model": nn.Sequential(nn.Conv2d(3, 4, 3)).eval()}, "allowed are logits"),
         ({"model": nn.Sequential(nn.Flatten()).eval()}, "no linear layer"),
+        (
+            {"model": nn.Sequential(nn.Linear(3, 4)).eval()},
+            r"cannot be called with inputs of shape \(6, 3, 16, 16\) \(Run",
+        ),
+        ({"model": nn.Sequential(nn.Flatten(), nn.LSTM(768, 4)).eval()}, "model returned a tuple"),
+        ({"model": of_infinite_logits()}, "not finite"),
     ],
 )
 def test_what_cannot_be_audited_is_refused_in_one_sentence(

@@ -31,6 +31,9 @@ def training():
 def nothing():
     return 5
 
+def fails():
+    raise OSError("no file.\\nMore.")
+
 def breaks(model, inputs, target):
     raise RuntimeError
 
@@ -61,6 +64,9 @@ def test_a_factory_in_the_working_folder(own: Path) -> None:
 
     assert found.transform(Image.new("RGB", (300, 260))).shape == (3, 224, 224), "ImageNet's, where there is none"
     assert sources.network("own_networks:with_transform").transform(None).shape == (3, 2, 2)
+    # That transform is a module, and must not become a layer.
+    assert found(torch.zeros(1, 3, 2, 2)).shape == (1, 3)
+    assert [type(layer).__name__ for layer in found] == ["Flatten", "Linear", "ReLU", "Linear"]
     assert not sources.network("own_networks:training").training
 
 
@@ -135,6 +141,7 @@ def test_efficientnet_by_its_name(tmp_path: Path) -> None:
         ("own_networks:smal", None, r"did you mean small\?"),
         ("own_networks:NUMBER", None, "of type int"),
         ("own_networks:nothing", None, "returned a int"),
+        ("own_networks:fails", None, r"cannot be made \(OSError: no file\)"),
         ("broken_networks:small", None, r"cannot be imported \(RuntimeError: no such luck\);"),
         ("own_networks:small", "random", "allowed is the path of a state dict"),
         ("own_networks:small", "lazily.py", "cannot be read"),

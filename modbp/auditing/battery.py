@@ -171,12 +171,7 @@ class Battery:
         self.given = {**methods, **{name: name for name in self.controls}}
         self.explainers = explainers_of(self.given, model)
         with torch.no_grad():
-            self.logits = torch.cat([model(x) for x in inputs.split(batch)])
-        if self.logits.dim() != 2 or self.logits.shape[1] < 2:
-            raise InputError(
-                f"model returned shape {tuple(self.logits.shape)}; allowed are logits of two classes or more, shape"
-                " (images, classes)."
-            )
+            self.logits = torch.cat([_logits(model, x) for x in inputs.split(batch)])
         classes = self.logits.shape[1]
         likely = self.logits
         if targets is not None:
@@ -509,6 +504,23 @@ def stages_of(layers: list[str], shares: tuple[float, ...]) -> dict[str, str]:
         if start not in found.values():
             found["last layer random" if start == n - 1 else f"{n - start} of {n} layers random"] = start
     return {name: layers[start] for name, start in sorted(found.items(), key=lambda item: -item[1])}
+
+
+def _logits(model: nn.Module, x: Tensor) -> Tensor:
+    """Return what a model of a user's says of inputs, if these are logits."""
+    try:
+        found = model(x)
+    except Exception as error:  # the code is not ours, and may raise anything
+        raise InputError(
+            f"model cannot be called with inputs of shape {tuple(x.shape)} ({type(error).__name__}:"
+            f" {first_line(error)}); allowed are inputs as it sees them."
+        ) from error
+    if not isinstance(found, Tensor) or found.dim() != 2 or found.shape[1] < 2:
+        what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+        raise InputError(f"model returned {what}; allowed are logits of two classes or more, shape (images, classes).")
+    if not found.isfinite().all():
+        raise InputError("model returned logits that are not finite; allowed are numbers.")
+    return found
 
 
 def _means(lists: list[list[float]]) -> list[float]:
