@@ -308,11 +308,15 @@ def test_a_method_that_fails_is_named_and_the_others_go_on(network: nn.Module, p
     def of_another_size(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
         return inputs[..., :4, :4]
 
-    methods = [breaks_at_once, breaks_later, of_another_size, "gradient", captum.attr.DeepLift]
+    def of_all_at_once(model: nn.Module, inputs: Tensor, target: Any) -> Tensor:
+        return inputs.sum()
+
+    methods = [breaks_at_once, breaks_later, of_another_size, of_all_at_once, "gradient", captum.attr.DeepLift]
     found = modbp.audit(network, pictures, methods=methods)
     assert found.failures["breaks_at_once"] == "RuntimeError: out of luck"
     assert found.failures["breaks_later"] == "RuntimeError: tired"
     assert found.failures["of_another_size"].startswith("it returned maps of shape (1, 3, 4, 4)")
+    assert found.failures["of_all_at_once"].startswith("of_all_at_once returned () for 1 inputs; allowed is a tensor")
     # Captum's DeepLift cannot follow a module that is used twice.
     assert "DeepLift" in found.failures
     for name in found.failures:

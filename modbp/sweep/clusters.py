@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import logging
 import os
@@ -101,6 +102,8 @@ def on_this_machine(workers: int) -> Iterator[distributed.Client]:
         )
         with _client(cluster) as client:
             client.register_plugin(IgnoreInterrupts())
+            # PyTorch takes seconds to import, which would count as the first tasks' time.
+            client.run(importlib.import_module, "modbp.sweep.worker")
             yield client
 
 

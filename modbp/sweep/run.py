@@ -357,7 +357,10 @@ def _foretell(made: _Made, store: Store, workers: int | None, local: bool, say: 
         say("how long a run takes is not known before the first one")
         return None
     where = f"on {count(number, 'worker')}" if local else "for one worker like this machine"
-    say(f"about {duration(seconds / number)} {where}, from one map of each method; it may be off by a factor of 2")
+    say(
+        f"about {duration(seconds / number)} {where}, start aside, from one map of each method; it may be off by"
+        " a factor of 2, or by more for networks of milliseconds"
+    )
     return seconds / number if local else None
 
 

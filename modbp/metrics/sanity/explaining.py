@@ -138,7 +138,7 @@ def _by_class(name: str, attribute_of: Callable[[Any], Callable[..., Tensor]]) -
         found = []
         for target in classes.T:
             one = attribute_of(net)(x, target=target)
-            if not isinstance(one, Tensor) or len(one) != len(x):
+            if not isinstance(one, Tensor) or one.shape[:1] != x.shape[:1]:
                 given = tuple(one.shape) if isinstance(one, Tensor) else type(one).__name__
                 raise InputError(f"{name} returned {given} for {len(x)} inputs; allowed is a tensor with one map each.")
             found.append(one.detach())
