@@ -16,7 +16,8 @@ from modbp import walkthrough
 from modbp.errors import InputError, first_line, nearest
 from modbp.walkthrough import Allowed, check_parameters
 
-_REPOSITORY, _INSTALLED = (Path(__file__).resolve().parents[up] / name for up, name in ((2, "notebooks"), (1, "walkthroughs")))
+_HERE = Path(__file__).resolve()
+_INSTALLED, _REPOSITORY = _HERE.parents[1] / "walkthroughs", _HERE.parents[2] / "notebooks"
 
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
 """Where the walkthroughs are: in the installed package, or in a clone of the repository."""
