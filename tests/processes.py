@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import subprocess
 import sys
@@ -43,16 +42,6 @@ def start(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         preexec_fn=as_at_a_terminal,
     )
-
-
-def lines_of(text: str) -> list[str]:
-    """Return the lines that a command wrote, without the one that libzmq rarely adds in a kernel that is ending.
-
-    Its tracker knows it as a race of sockets that are closed (zeromq/libzmq, issue 1307); the run is over by then.
-    """
-    return [
-        line for line in text.splitlines() if not re.match(r"Assertion failed: .* \(src/signaler\.cpp:\d+\)$", line)
-    ]
 
 
 def wait_for(happened: Callable[[], Any], seconds: float = 90) -> None:

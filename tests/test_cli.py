@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from processes import alive, lines_of, start, wait_for
+from processes import alive, start, wait_for
 
 from modbp import __version__, claims, cli, notebooks
 
@@ -89,7 +89,7 @@ def test_defaults_and_another_output(write: Write, folder: Path, capfd: pytest.C
     assert cli.main(["run", str(folder / "a {n} b.ipynb"), "-o", str(output)]) == 0
     assert text_of(output).startswith("3 a\n")
     # What the notebook says on its standard error, the command says too.
-    assert lines_of(capfd.readouterr().err) == ["Note: left out x.jpg"]
+    assert capfd.readouterr().err.splitlines() == ["Note: left out x.jpg"]
 
 
 def test_a_note_of_a_walkthrough_is_shown(write: Write, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -106,7 +106,7 @@ def test_a_note_of_a_walkthrough_is_shown(write: Write, folder: Path, capfd: pyt
         defaults='folder = ""',
     )
     assert cli.main(["run", "demo.ipynb", "-p", "folder", str(pictures)]) == 0
-    (line,) = lines_of(capfd.readouterr().err)
+    (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("Note: left out broken.jpg: it is no picture")
     assert "1" in text_of(folder / "demo.run.ipynb").splitlines()
 
@@ -229,6 +229,46 @@ def test_a_kernel_that_dies(write: Write, folder: Path, capfd: pytest.CaptureFix
     line = refused(["run", "demo.ipynb"], capfd, status=1)
     assert line == "modbp: demo failed: its kernel died, perhaps for want of memory."
     assert names(folder) == ["demo.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "cell", "status", "said"),
+    [
+        ("sitecustomize.py", "import os\nos.write(2, b'a race\\n')", "pass", 0, ""),
+        (
+            "sitecustomize.py",
+            "import os\nos.write(2, b'a race\\n')",
+            "import os\nos._exit(9)",
+            1,
+            "a race\nmodbp: demo failed: its kernel died, perhaps for want of memory.\n",
+        ),
+        (
+            "ipykernel_launcher.py",
+            "raise SystemExit('no kernel today')",
+            "pass",
+            1,
+            "no kernel today\nmodbp: demo failed: Kernel died before replying to kernel_info.\n",
+        ),
+    ],
+    ids=["well", "dies", "never starts"],
+)
+def test_what_the_process_of_a_kernel_writes_is_shown_only_if_it_dies(
+    file: str,
+    text: str,
+    cell: str,
+    status: int,
+    said: str,
+    write: Write,
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(cell)
+    (folder / "path").mkdir()
+    (folder / "path" / file).write_text(text)
+    monkeypatch.setenv("PYTHONPATH", str(folder / "path"))
+    assert cli.main(["run", "demo.ipynb"]) == status
+    assert capfd.readouterr().err == said
 
 
 def test_a_refused_parameter_is_said_in_its_sentence_alone(

@@ -12,7 +12,7 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
-from processes import alive, lines_of, start, wait_for
+from processes import alive, start, wait_for
 
 from modbp import cli, grid, notebooks, records
 from modbp.errors import InputError
@@ -308,7 +308,7 @@ def test_a_full_disk_fails_the_runs_and_leaves_nothing(
 
     monkeypatch.setattr(nbformat, "write", full)
     assert cli.main(command("--grid", "n", "1", "2")) == 1
-    lines = lines_of(capfd.readouterr().err)
+    lines = capfd.readouterr().err.splitlines()
     assert len(lines) == 3
     assert all("cannot be written (No space left on device)" in line for line in lines[:2])
     # The records are whole, and those of runs without a copy count for nothing.

@@ -8,11 +8,13 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 from modbp import __version__
 from modbp.errors import InputError, UnsupportedModelError, first_line
@@ -52,8 +54,19 @@ class Kernels:
         self._managers: list[Any] = []
         self._stopped = False
 
-    def manager(self) -> type:
-        """Return the class of kernel managers that nbclient is to use."""
+    def manager(self, log: IO[bytes]) -> type:
+        """Return the class of kernel managers that nbclient is to use.
+
+        Parameters
+        ----------
+        log : binary file
+            Takes what the process of a kernel itself writes, which is no output of a cell: why it could not start, say,
+            or what goes wrong between sockets that are closed as it ends (zeromq/libzmq, issue 1307).
+
+        Returns
+        -------
+        type
+        """
         from jupyter_client.manager import AsyncKernelManager
 
         kernels = self
@@ -62,6 +75,7 @@ class Kernels:
             async def start_kernel(self, **options: Any) -> None:  # type: ignore[override]
                 if kernels._environment is not None:
                     options["env"] = kernels._environment
+                options |= {"stdout": log, "stderr": log}
                 await super().start_kernel(**options)
                 with kernels._lock:
                     kernels._managers.append(self)
@@ -181,17 +195,18 @@ def run(
     source, older = _mark(path, given or {}), _version(record)
     try:
         with replacing(output) as temporary:
-            executed = papermill.execute_notebook(
-                literal(path),
-                literal(temporary),
-                parameters=dict(given or {}),
-                kernel_name="python3",
-                # papermill's own `cwd` would move this whole process, and with it what runs in other threads.
-                resources={"metadata": {"path": str((cwd or Path()).absolute())}},
-                extra_arguments=list(QUIET_KERNEL),
-                kernel_manager_class=(kernels or Kernels()).manager(),
-                progress_bar=progress,
-            )
+            with _log_of_a_kernel() as log:
+                executed = papermill.execute_notebook(
+                    literal(path),
+                    literal(temporary),
+                    parameters=dict(given or {}),
+                    kernel_name="python3",
+                    # papermill's own `cwd` would move this whole process, and with it what runs in other threads.
+                    resources={"metadata": {"path": str((cwd or Path()).absolute())}},
+                    extra_arguments=list(QUIET_KERNEL),
+                    kernel_manager_class=(kernels or Kernels()).manager(log),
+                    progress_bar=progress,
+                )
             if record is not None and _version(record) in (None, older):
                 raise NotebookError(f"{path.stem} failed: it left no record '{record}'.")
             executed.metadata[MARK] = source | _digest_of(record)
@@ -218,6 +233,18 @@ def run(
         # papermill notes the working folder for the time of a run; of two runs at a time, the later one restores what
         # the earlier one had noted, and the next run would be moved there.
         papermill.iorw.papermill_io.get_handler("local").cwd(None)
+
+
+@contextmanager
+def _log_of_a_kernel() -> Iterator[IO[bytes]]:
+    """Yield a file for what the process of a kernel writes, and show it if the kernel dies: it may say why."""
+    with tempfile.TemporaryFile() as log:
+        try:
+            yield log
+        except RuntimeError:  # of jupyter_client and nbclient; that of a cell is none
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
 
 
 def _version(file: Path | None) -> tuple[int, int] | None:
