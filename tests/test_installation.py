@@ -98,13 +98,15 @@ def test_a_command_knows_which_extra_brings_what_it_lacks() -> None:
     [
         (("run", "rank-one-theory", "--list"), "papermill", "notebooks"),
         (("audit", "vgg16"), "papermill", "notebooks"),
+        (("audit", "vgg16"), "nbconvert", "notebooks"),
         (("sweep", "grid.yaml", "--out", "out"), "dask", "sweep"),
     ],
 )
 def test_without_an_extra_one_sentence_says_which(
     command: tuple[str, ...], missing: str, extra: str, tmp_path: Path
 ) -> None:
-    code = f"import sys; sys.modules[{missing!r}] = None; from modbp import cli; sys.exit(cli.main({list(command)!r}))"
+    code = f"import sys; sys.modules[{missing!r}] = None; from modbp import cli, notebooks; notebooks.run = None"
+    code += f"; sys.exit(cli.main({list(command)!r}))"  # and it says so before it runs anything
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     install = f"pip install 'modbp[{extra}]'"
     assert (done.returncode, done.stderr) == (
