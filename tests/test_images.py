@@ -33,6 +33,7 @@ def one_sentence(message: str) -> bool:
 def load_with_notes(folder: Path) -> tuple[list[images.Photograph], list[str]]:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left behind
         found = images.load(folder)
     return found, [str(warning.message) for warning in caught]
 

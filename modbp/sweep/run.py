@@ -243,7 +243,7 @@ def run(
     not_negative("every", every)
     pick_device("auto" if given and given != ["workers"] else device)
     folder = expand(out).absolute()
-    local = scheduler is None and cluster is None
+    here = scheduler is None and cluster is None
     made = (
         _Measurements(grid, device, threads)
         if isinstance(grid, Grid)
@@ -252,14 +252,14 @@ def run(
     if dry_run:
         store = Store(folder, made.schema)
         made.look(store)
-        _foretell(made, store, workers, local, say)
+        _foretell(made, _number(workers, made) if here else None, say)
         return Outcome(folder, len(store.keys), 0)
     with owned(folder):
         store = Store(folder, made.schema, every=every)
         store.clean()
         made.look(store)
-        number = max(1, min(workers or clusters.cores(), made.tasks)) if local else None
-        foretold = _foretell(made, store, workers, local, say)
+        number = _number(workers, made) if here else None
+        foretold = _foretell(made, number, say)
         before, seconds = store.written, 0.0
         failures: list[Failure] = []
         if made.tasks:
@@ -340,8 +340,13 @@ class _NotebookRuns:
 _Made = _Measurements | _NotebookRuns
 
 
-def _foretell(made: _Made, store: Store, workers: int | None, local: bool, say: Callable[[str], None]) -> float | None:
-    """Say how much there is to do, and return how long it will take where that is known."""
+def _number(workers: int | None, made: _Made) -> int:
+    """Return how many workers to start on this machine."""
+    return max(1, min(workers or clusters.cores(), made.tasks))
+
+
+def _foretell(made: _Made, workers: int | None, say: Callable[[str], None]) -> float | None:
+    """Say how much there is to do, and return how long it will take where that is known: not on other machines."""
     for line in made.lines():
         say(line)
     kind = "row" if isinstance(made, _Measurements) else "run"
@@ -351,17 +356,16 @@ def _foretell(made: _Made, store: Store, workers: int | None, local: bool, say: 
     )
     if not made.tasks:
         return None
-    number = max(1, min(workers or clusters.cores(), made.tasks)) if local else 1
     seconds = made.seconds()
     if seconds is None:
         say("how long a run takes is not known before the first one")
         return None
-    where = f"on {count(number, 'worker')}" if local else "for one worker like this machine"
+    where = f"on {count(workers, 'worker')}" if workers else "for one worker like this machine"
     say(
-        f"about {duration(seconds / number)} {where}, start aside, from one map of each method; it may be off by"
-        " a factor of 2, or by more for networks of milliseconds"
+        f"about {duration(seconds / (workers or 1))} {where}, start aside, from one map of each method; it may be off"
+        " by a factor of 2, or by more for networks of milliseconds"
     )
-    return seconds / number if local else None
+    return seconds / workers if workers else None
 
 
 def _drive(
