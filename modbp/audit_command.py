@@ -72,14 +72,14 @@ def add_to(commands: Any) -> None:
 
 def _run(options: argparse.Namespace) -> int:
     """Run the command; the status is 0 also where methods do badly, for that is a finding."""
-    import nbconvert  # noqa: F401  # the report needs it, and its lack is to be said before the measuring
-
     path = notebooks.find(NOTEBOOK)
     given = _check(options, path)
     out = options.out or Path(_default_name(options.model))
     files = {"out": out, "record": options.record, "notebook": options.notebook}
     _check_files({name: file for name, file in files.items() if file is not None}, path)
     _check_model(given)
+    import nbconvert  # noqa: F401  # the report needs it, and its lack is to be said before the measuring
+
     record = expand(options.record).absolute() if options.record else None
     if record:
         given["results"] = str(record)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ def one_sentence(message: str) -> bool:
 
 
 def load_with_notes(folder: Path) -> tuple[list[images.Photograph], list[str]]:
+    gc.collect()  # what other tests have left, or its warnings might be among the notes
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warnings.simplefilter("ignore", ResourceWarning)  # of what other tests have left behind
         found = images.load(folder)
     return found, [str(warning.message) for warning in caught]
 

@@ -47,8 +47,7 @@ def test_a_ranking_has_a_row_for_each_method_and_a_dot_for_each_finite_number(
     assert top < bottom, "the first method stands at the top"
 
 
-# What other tests have left behind is no concern of this one: it may be collected while this one runs.
-@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")
+@pytest.mark.usefixtures("no_warning")
 @pytest.mark.parametrize("n", [1, 2, 30])
 def test_a_ranking_of_any_number_of_methods_fits_its_picture(n: int) -> None:
     found = plot.ranking({"a": {f"method {i}": [0.5] for i in range(n)}}, "distance", logarithmic=True)

@@ -196,7 +196,7 @@ def test_entropy_of_a_histogram() -> None:
     assert sanity.histogram_entropy(torch.stack([torch.ones(9), torch.full((9,), torch.nan)])).isnan().all()
 
 
-@pytest.mark.filterwarnings("error", "ignore::ResourceWarning")  # of what other tests have left behind
+@pytest.mark.usefixtures("no_warning")
 def test_maps_without_a_picture_are_constant_or_not_finite() -> None:
     rounding = torch.full((1, 64), 1e6, dtype=torch.float64)
     rounding[0, 3] = torch.nextafter(rounding[0, 3], torch.tensor(torch.inf))
